@@ -1,0 +1,1 @@
+"""What comes in: images on disk become an ImageSet and uint8 pixels."""

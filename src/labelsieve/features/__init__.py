@@ -1,0 +1,1 @@
+"""Representation: images become one unit-norm row each."""

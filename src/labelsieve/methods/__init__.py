@@ -1,0 +1,1 @@
+"""The published systems. They never import each other."""

@@ -1,0 +1,1 @@
+"""SNCF: spectral noise clustering from contrastive features (Albert et al., ECCV 2022)."""

@@ -1,0 +1,1 @@
+"""Structure: features become neighbors, graphs and groups. No torch.nn."""

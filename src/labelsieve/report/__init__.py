@@ -1,0 +1,1 @@
+"""What goes out: scores, tables and the report page."""
