@@ -1,4 +1,4 @@
-"""Settings are frozen dataclasses: changed by name, written as JSON, read back from JSON or TOML."""
+"""Settings are frozen dataclasses: changed by name, written as JSON, read from JSON or TOML."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def to_dict(settings: Any) -> dict[str, Any]:
 
 
 def from_dict(settings: T, changes: Mapping[str, Any], where: str) -> T:
-    """Replace the fields that a (nested) mapping names; `where` is the file the mapping came from."""
+    """Replace the fields that a (nested) mapping names; `where` is the file it came from."""
     for name, value in changes.items():
         if isinstance(value, Mapping):
             settings = _replace_nested(settings, name, value, where)
@@ -92,13 +92,13 @@ def _replace_nested(settings: T, name: str, changes: Mapping[str, Any], where: s
 def _replace(settings: T, path: str, text: str) -> T:
     name, _, rest = path.partition(".")
     kind = _field_type(settings, name)
-    if rest:
-        inner = getattr(settings, name)
-        if not dataclasses.is_dataclass(inner):
-            raise ConfigError(f"{name} is one value and has no setting {rest!r}.")
+    inner = getattr(settings, name)
+    if rest and dataclasses.is_dataclass(inner):
         value: Any = _replace(inner, rest, text)
-    elif dataclasses.is_dataclass(kind):
-        fields = ", ".join(f"{name}.{field.name}" for field in dataclasses.fields(kind))
+    elif rest:
+        raise ConfigError(f"{name} is one value and has no setting {rest!r}.")
+    elif dataclasses.is_dataclass(inner):
+        fields = ", ".join(f"{name}.{field.name}" for field in dataclasses.fields(inner))
         raise ConfigError(f"{name} is a group of settings. Set one of them: {fields}.")
     else:
         value = _parse(text, kind, path)

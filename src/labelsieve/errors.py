@@ -2,15 +2,15 @@
 
 ::
 
-    LabelsieveError            anything we can explain; the command line prints its text and exits with 1
-    ├── DataError              the user's images, tables or features are not what was expected
-    ├── ConfigError            a setting has no such name, type or range
-    ├── NumericError           a computation left the numbers it can be trusted with
-    ├── RunError               a run's folder cannot be made, locked, resumed or written
-    └── MissingExtraError      an optional library is not installed; says which line installs it
+    LabelsieveError         anything we can explain; the command line prints its text, exits with 1
+    ├── DataError           the user's images, tables or features are not what was expected
+    ├── ConfigError         a setting has no such name, type or range
+    ├── NumericError        a computation left the numbers it can be trusted with
+    ├── RunError            a run's folder cannot be made, locked, resumed or written
+    └── MissingExtraError   an optional library is not installed; says which line installs it
 
-``DataError`` and ``ConfigError`` are also ``ValueError``. A message says, in this order and as far as known:
-where, what was found, what was expected, what to do.
+``DataError`` and ``ConfigError`` are also ``ValueError``. A message says, in this order and as far
+as known: where, what was found, what was expected, what to do.
 """
 
 from __future__ import annotations
@@ -74,16 +74,12 @@ def import_extra(module: str, extra: str, purpose: str) -> ModuleType:
     """
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
+    except (ImportError, RuntimeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
             raise MissingExtraError(
-                f"{module} is installed but cannot be imported: {error}. It is needed for {purpose}."
+                f"{module} is not installed; it is needed for {purpose}. "
+                f"Install it with: pip install 'labelsieve[{extra}]'"
             ) from error
         raise MissingExtraError(
-            f"{module} is not installed; it is needed for {purpose}. "
-            f"Install it with: pip install 'labelsieve[{extra}]'"
-        ) from error
-    except (ImportError, RuntimeError) as error:
-        raise MissingExtraError(
-            f"{module} is installed but cannot be imported: {error}. It is needed for {purpose}."
+            f"{module} is needed for {purpose}; it is installed but cannot be imported: {error}."
         ) from error

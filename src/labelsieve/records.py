@@ -1,7 +1,7 @@
 """The four nouns that pass between stages: ImageSet, Features, Neighbors, Findings.
 
-Each is frozen, checked when it is made, and has `save` and `load`. Axis letters, here and in the whole
-package: N images, B batch, C classes, D feature, K neighbors.
+Each is frozen, checked when it is made, and has `save` and `load`. Axis letters, here and in the
+whole package: N images, B batch, C classes, D feature, K neighbors.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Places:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """What images there are, how to get their bytes, and what is said of them. Never holds pixels."""
+    """What images there are, how to get their bytes, what is said of them. Never holds pixels."""
 
     source: str  # as the user named it, for messages
     ids: tuple[str, ...]  # stable and unique: relative paths or keys
@@ -106,7 +106,7 @@ class ImageSet:
         )
 
     def fingerprint(self) -> str:
-        """A hash of ids and of every file's size and time of change; equal means the same pixels."""
+        """A hash of ids and every file's size and time of change: equal means the same pixels."""
         digest = hashlib.blake2b(digest_size=16)
         for name in self.ids:
             digest.update(name.encode() + b"\0")
@@ -190,8 +190,8 @@ class Features:
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or len(self.values) != len(self.ids):
             raise DataError(
-                f"{self.made_by}: features of shape {self.values.shape} for {len(self.ids)} images; "
-                "expected one row an image."
+                f"{self.made_by}: features of shape {self.values.shape} for {len(self.ids)} "
+                "images; expected one row an image."
             )
 
     def __len__(self) -> int:
@@ -327,7 +327,7 @@ class Findings:
         return self.to_arrow().to_pandas()
 
     def save(self, path: Path) -> None:
-        """Write the Parquet file of the contract; noise rates and warnings travel in its metadata."""
+        """Write the contracted Parquet file; noise rates and warnings travel in its metadata."""
         about = {
             "class_names": self.class_names,
             "noise_rates": [asdict(rate) for rate in self.noise_rates],

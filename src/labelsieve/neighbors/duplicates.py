@@ -1,0 +1,135 @@
+"""Images that repeat another one: the same pixels, or almost.
+
+Groups are stars, not chains: every member was compared with the one image it is said to repeat, so
+"A is like B, B is like C" never makes A and C duplicates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelsieve.errors import ConfigError
+from labelsieve.records import Neighbors
+
+THUMB = 16  # px; fine enough to tell two shots of one scene apart, coarse enough to survive JPEG
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """When two images count as almost the same. Both must hold."""
+
+    n_neighbors: int = 10  # each must be among the other's nearest this many
+    feature_similarity: float = 0.9  # cosine of the features, at least
+    pixel_correlation: float = 0.95  # of 16-px thumbnails, also mirrored, at least
+
+    def __post_init__(self) -> None:
+        if self.n_neighbors < 1:
+            raise ConfigError(
+                f"duplicates.n_neighbors is {self.n_neighbors}; at least 1 is needed."
+            )
+        for name in ("feature_similarity", "pixel_correlation"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"duplicates.{name} is {getattr(self, name)}; it lies in (0, 1].")
+
+
+def exact_duplicates(hashes: Sequence[int] | NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Which image has the same pixels, by the hash of its decoded pixels.
+
+    Args:
+        hashes: (N,) equal for equal pixels.
+
+    Returns:
+        (N,) the first row with the same hash, -1 for that first row itself and for single images.
+
+    Example:
+        >>> exact_duplicates([7, 8, 7, 7]).tolist()
+        [-1, -1, 0, 0]
+    """
+    _, first, group = np.unique(np.asarray(hashes), return_index=True, return_inverse=True)
+    of = first[group.ravel()].astype(np.int64)
+    of[of == np.arange(len(of))] = -1
+    return of
+
+
+def near_duplicates(
+    pixels: NDArray[np.uint8],
+    neighbors: Neighbors,
+    exact: NDArray[np.int64],
+    settings: Duplicates | None = None,
+) -> NDArray[np.int64]:
+    """Which image each one almost repeats; exact duplicates are kept as they are.
+
+    Two images are near duplicates when each is among the other's nearest, their features are
+    alike, and so are their thumbnails (brightness and contrast aside, mirrored or not).
+
+    Args:
+        pixels: (N, 3, S, S) uint8.
+        neighbors: of the same N images.
+        exact: (N,) from `exact_duplicates`.
+        settings: thresholds.
+
+    Returns:
+        (N,) the row that each image repeats, always an earlier one that itself repeats nothing;
+        -1 for an image that repeats none.
+    """
+    settings = settings or Duplicates()
+    of = exact.copy()
+    pairs = _mutual_pairs(neighbors, settings)
+    pairs = pairs[(exact[pairs] < 0).all(axis=1)]  # copies follow the image they copy
+    alike = _thumbnail_correlation(pixels, pairs) >= settings.pixel_correlation
+    center = np.zeros(len(of), bool)
+    for first, second in pairs[alike]:  # by first, then second: the earliest image is the center
+        if of[first] < 0 and of[second] < 0 and not center[second]:
+            of[second], center[first] = first, True
+    copies = exact >= 0
+    followed = of[exact[copies]]
+    of[copies] = np.where(followed >= 0, followed, exact[copies])
+    return of
+
+
+def _mutual_pairs(neighbors: Neighbors, settings: Duplicates) -> NDArray[np.int64]:
+    """(P, 2) pairs i < j that hold each other among their nearest, in order."""
+    near = neighbors.indices[:, : settings.n_neighbors]
+    similar = neighbors.similarities[:, : settings.n_neighbors] >= settings.feature_similarity
+    i = np.repeat(np.arange(len(near)), similar.sum(axis=1))
+    j = near[similar]
+    key = np.minimum(i, j) * len(near) + np.maximum(i, j)
+    found, times = np.unique(key, return_counts=True)
+    both = found[times == 2]
+    return np.stack([both // len(near), both % len(near)], axis=1).astype(np.int64)
+
+
+def _thumbnail_correlation(
+    pixels: NDArray[np.uint8], pairs: NDArray[np.int64], chunk: int = 4096
+) -> NDArray[np.float32]:
+    """(P,) correlation of the thumbnails of each pair, the better of straight and mirrored."""
+    found = np.empty(len(pairs), np.float32)
+    for start in range(0, len(pairs), chunk):
+        rows = pairs[start : start + chunk]
+        first, second = _thumbnails(pixels[rows[:, 0]]), _thumbnails(pixels[rows[:, 1]])
+        straight = (_standardized(first) * _standardized(second)).sum(axis=1)
+        mirrored = (_standardized(first) * _standardized(second[..., ::-1])).sum(axis=1)
+        found[start : start + chunk] = np.maximum(straight, mirrored)
+    return found
+
+
+def _thumbnails(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(B, 3, S, S) to (B, 3, 16, 16) by the mean over areas."""
+    size = pixels.shape[-1]
+    edges = np.linspace(0, size, min(size, THUMB) + 1).astype(int)[:-1]
+    rows = np.add.reduceat(pixels.astype(np.float32), edges, axis=2)
+    sums = np.add.reduceat(rows, edges, axis=3)
+    widths = np.diff([*edges, size]).astype(np.float32)
+    return np.asarray(sums / np.outer(widths, widths), np.float32)
+
+
+def _standardized(thumbnails: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(B, 768) rows of mean 0 and norm 1; a flat image gives 0 and so is like nothing."""
+    flat = thumbnails.reshape(len(thumbnails), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    norm = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.where(norm > 1e-3, flat / np.maximum(norm, 1e-3), np.float32(0))

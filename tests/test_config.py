@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from labelsieve.config import from_dict, from_toml, override, overrides, to_dict
+from labelsieve.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Optics:
+    xi: float = 0.02
+    min_samples: int = 75
+
+
+@dataclass(frozen=True)
+class Job:
+    optics: Optics = field(default_factory=Optics)
+    rule: Literal["density", "coherence"] = "density"
+    flip: bool = True
+    name: str = "a"
+
+
+def test_a_nested_setting_is_replaced_by_its_path():
+    assert override(Job(), "optics.xi=0.05").optics == Optics(xi=0.05)
+
+
+def test_later_assignments_win():
+    assert overrides(Job(), ["name=b", "name=c"]).name == "c"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("optics.x=1", "Optics has no setting 'x'. Did you mean 'xi'?"),
+        ("optic.xi=1", "Job has no setting 'optic'. Did you mean 'optics'?"),
+        ("optics.min_samples=two", "min_samples takes a whole number, got 'two'."),
+        ("optics.xi=x", "xi takes a number, got 'x'."),
+        ("rule=best", "rule takes one of density, coherence; got 'best'."),
+        ("flip=1", "flip takes true or false, got '1'."),
+        ("optics=1", "optics is a group of settings. Set one of them: optics.xi, optics.min_samp"),
+        ("name.x=1", "name is one value and has no setting 'x'."),
+        ("name", "--set takes name=value, got 'name'."),
+    ],
+)
+def test_a_wrong_assignment_says_what_was_expected(assignment, message):
+    with pytest.raises(ConfigError) as error:
+        override(Job(), assignment)
+    assert message in str(error.value)
+
+
+def test_settings_survive_json():
+    changed = overrides(Job(), ["optics.xi=0.1", "flip=false", "rule=coherence"])
+    assert from_dict(Job(), to_dict(changed), "run.json") == changed
+
+
+def test_toml_sets_nested_fields(tmp_path: Path):
+    path = tmp_path / "settings.toml"
+    path.write_text('name = "b"\nflip = false\n[optics]\nmin_samples = 20\n')
+    assert from_toml(Job(), path) == Job(Optics(min_samples=20), flip=False, name="b")
+
+
+def test_toml_that_is_not_toml_names_the_file(tmp_path: Path):
+    path = tmp_path / "settings.toml"
+    path.write_text("name = ")
+    with pytest.raises(ConfigError, match="settings.toml: cannot be read as TOML"):
+        from_toml(Job(), path)
+
+
+def test_a_table_for_a_single_value_is_refused():
+    with pytest.raises(ConfigError, match="name is one value, not a table"):
+        from_dict(Job(), {"name": {"x": 1}}, "settings.toml")
