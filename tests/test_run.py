@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from labelsieve.errors import RunError
-from labelsieve.run import Run, atomic, read_run, write_json
+from labelsieve.files import atomic, write_json
+from labelsieve.run import Run, read_run
 
 SETTINGS = {"seed": 0, "xi": 0.02}
 
@@ -82,7 +83,9 @@ def test_a_cached_value_is_made_once(tmp_path: Path):
     with Run.open(tmp_path, "audit", SETTINGS) as run:
         path = run.checkpoint / "value.txt"
         for _ in range(2):
-            value = run.cached(path, make, lambda v, p: p.write_text(v), Path.read_text)
+            value = run.cached(
+                path, make, lambda v, p: write_json(p, v), lambda p: json.loads(p.read_text())
+            )
     assert (value, made) == ("value", [1])
 
 

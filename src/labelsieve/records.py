@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from labelsieve.errors import DataError
+from labelsieve.errors import DataError, import_extra
+from labelsieve.files import atomic, write_json
 
 
 class Verdict(IntEnum):
@@ -145,7 +146,8 @@ class ImageSet:
             "class_names": self.class_names,
         }
         table = pa.table(columns).replace_schema_metadata({"labelsieve": json.dumps(about)})
-        pq.write_table(table, path)
+        with atomic(path) as partial:
+            pq.write_table(table, partial)
 
     @classmethod
     def load(cls, path: Path) -> ImageSet:
@@ -199,9 +201,9 @@ class Features:
 
     def save(self, path: Path) -> None:
         """Write `path` (.npy) and, beside it, the ids and the maker (.json)."""
-        np.save(path, self.values)
-        about = {"made_by": self.made_by, "ids": self.ids}
-        path.with_suffix(".json").write_text(json.dumps(about), encoding="utf-8")
+        write_json(path.with_suffix(".json"), {"made_by": self.made_by, "ids": self.ids})
+        with atomic(path) as partial:  # after the ids: where the rows are, the ids are too
+            np.save(partial, self.values)
 
     @classmethod
     def load(cls, path: Path) -> Features:
@@ -225,7 +227,8 @@ class Neighbors:
 
     def save(self, path: Path) -> None:
         """Write one uncompressed .npz."""
-        np.savez(path, indices=self.indices, similarities=self.similarities)
+        with atomic(path) as partial:
+            np.savez(partial, indices=self.indices, similarities=self.similarities)
 
     @classmethod
     def load(cls, path: Path) -> Neighbors:
@@ -321,8 +324,6 @@ class Findings:
 
     def to_pandas(self) -> Any:
         """A pandas DataFrame of the contracted columns."""
-        from labelsieve.errors import import_extra
-
         import_extra("pandas", "pandas", "Findings.to_pandas()")
         return self.to_arrow().to_pandas()
 
@@ -333,9 +334,9 @@ class Findings:
             "noise_rates": [asdict(rate) for rate in self.noise_rates],
             "warnings": self.warnings,
         }
-        pq.write_table(
-            self.to_arrow().replace_schema_metadata({"labelsieve": json.dumps(about)}), path
-        )
+        table = self.to_arrow().replace_schema_metadata({"labelsieve": json.dumps(about)})
+        with atomic(path) as partial:
+            pq.write_table(table, partial)
 
     @classmethod
     def load(cls, path: Path) -> Findings:

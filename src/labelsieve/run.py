@@ -21,6 +21,7 @@ from typing import IO, Any, TypeVar
 
 from labelsieve import __version__
 from labelsieve.errors import RunError
+from labelsieve.files import cannot_write, write_json
 
 T = TypeVar("T")
 
@@ -30,38 +31,6 @@ OUTPUTS = (
     "report.html", "scores.json", "checkpoint", "images",
 )  # fmt: skip
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "pillow", "simplejpeg", "pyarrow", "timm")
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; on success it becomes `path`, on failure it is removed.
-
-    Raises:
-        RunError: the file cannot be written (full disk, no permission), saying what to do.
-    """
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write readable JSON, atomically."""
-    with atomic(path) as partial:
-        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _cannot_write(path: Path, error: OSError) -> RunError:
-    return RunError(
-        f"{path}: cannot be written: {error.strerror or error}. Free some space or choose another "
-        "--out; what is finished stays, and --resume goes on from it."
-    )
 
 
 class Run:
@@ -99,7 +68,7 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
             present = sorted(entry.name for entry in path.iterdir())
         except OSError as error:
-            raise _cannot_write(path, error) from error
+            raise cannot_write(path, error) from error
         lock = _lock(path / ".lock")
         try:
             return cls._begin(path, lock, present, command, settings, resume, overwrite)
@@ -178,12 +147,14 @@ class Run:
         save: Callable[[T, Path], None],
         load: Callable[[Path], T],
     ) -> T:
-        """Load what an interrupted run left at `path`, else make it and save it atomically."""
+        """Load what an interrupted run left at `path`, else make it and save it.
+
+        `save` writes whole files or none, as those of the records do.
+        """
         if path.exists():
             return load(path)
         value = make()
-        with atomic(path) as partial:
-            save(value, partial)
+        save(value, path)
         return value
 
     def finish(self, **facts: Any) -> None:
@@ -320,7 +291,7 @@ def _lock(path: Path) -> IO[str]:
     try:
         lock = path.open("w", encoding="utf-8")
     except OSError as error:
-        raise _cannot_write(path.parent, error) from error
+        raise cannot_write(path.parent, error) from error
     try:
         if sys.platform == "win32":
             import msvcrt

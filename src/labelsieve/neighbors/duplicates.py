@@ -60,6 +60,7 @@ def near_duplicates(
     neighbors: Neighbors,
     exact: NDArray[np.int64],
     settings: Duplicates | None = None,
+    rows: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """Which image each one almost repeats; exact duplicates are kept as they are.
 
@@ -67,10 +68,11 @@ def near_duplicates(
     alike, and so are their thumbnails (brightness and contrast aside, mirrored or not).
 
     Args:
-        pixels: (N, 3, S, S) uint8.
-        neighbors: of the same N images.
+        pixels: (P, 3, S, S) uint8.
+        neighbors: of N images.
         exact: (N,) from `exact_duplicates`.
         settings: thresholds.
+        rows: (N,) where in `pixels` each image lies; in the same order unless given.
 
     Returns:
         (N,) the row that each image repeats, always an earlier one that itself repeats nothing;
@@ -80,7 +82,8 @@ def near_duplicates(
     of = exact.copy()
     pairs = _mutual_pairs(neighbors, settings)
     pairs = pairs[(exact[pairs] < 0).all(axis=1)]  # copies follow the image they copy
-    alike = _thumbnail_correlation(pixels, pairs) >= settings.pixel_correlation
+    where = pairs if rows is None else rows[pairs]
+    alike = _thumbnail_correlation(pixels, where) >= settings.pixel_correlation
     center = np.zeros(len(of), bool)
     for first, second in pairs[alike]:  # by first, then second: the earliest image is the center
         if of[first] < 0 and of[second] < 0 and not center[second]:
