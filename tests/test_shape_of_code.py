@@ -87,6 +87,18 @@ def test_all_is_true():
     assert set(labelsieve.__all__) <= set(dir(labelsieve))
 
 
+def test_type_checkers_see_the_same_names():
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        (node.module, alias.name)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == {(f"labelsieve.{home}", name) for name, home in labelsieve._HOME_OF.items()}
+
+
 def test_a_wrong_name_of_the_package_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'aduit'"):
         labelsieve.aduit  # noqa: B018

@@ -20,7 +20,7 @@ from labelsieve.errors import LabelsieveError, did_you_mean
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from labelsieve.audit import Audit, Audited, Inputs, Progress
+    from labelsieve.pipeline import Audit, Audited, Inputs, Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -122,13 +122,12 @@ def audit(
     Example:
         labelsieve audit photos/ --out run/
     """
-    from labelsieve.audit import run_audit
     from labelsieve.estimate import estimate
+    from labelsieve.pipeline import run_audit
 
     inputs, settings = _inputs(images, chosen)
     if dry_run:
-        with _progress() as progress:
-            plan = estimate(inputs, settings, progress)
+        plan = estimate(inputs, settings)
         _show(plan.to_table(), plan.to_dict(), as_json)
         return
     with _progress() as progress:
@@ -153,7 +152,7 @@ def demo(out: Path, seed: int, resume: bool, overwrite: bool, as_json: bool) -> 
     Example:
         labelsieve demo
     """
-    from labelsieve.audit import run_demo
+    from labelsieve.jobs import run_demo
 
     with _progress() as progress:
         audited = run_demo(out, seed=seed, resume=resume, overwrite=overwrite, progress=progress)
@@ -182,11 +181,17 @@ def corrupt(images: str, out: Path, as_json: bool, **chosen: Any) -> None:
         labelsieve corrupt photos/ --out noisy/ --symmetric 0.2 --foreign 0.1 --foreign-from other/
         labelsieve audit noisy/images.parquet --truth truth --out run/
     """
-    from labelsieve.corrupt import run_corrupt
+    from labelsieve.jobs import run_corrupt
 
     with _progress() as progress:
         made = run_corrupt(images, out, progress=progress, **chosen)
-    _show(made.to_table(), made.to_dict(), as_json)
+    if as_json:
+        click.echo(json.dumps(made, indent=2))
+    else:
+        click.echo(
+            f"{made['images']}: {made['n_images']:,} images, {made['n_mislabeled']:,} mislabeled, "
+            f"{made['n_foreign']:,} foreign."
+        )
 
 
 @main.command()
@@ -202,7 +207,7 @@ def evaluate(run: Path, truth: Path, as_json: bool) -> None:
     Example:
         labelsieve evaluate run/ --truth truth.csv
     """
-    from labelsieve.audit import evaluate_run
+    from labelsieve.jobs import evaluate_run
     from labelsieve.report.terminal import terminal_scores
 
     scores = evaluate_run(run, truth)
@@ -223,7 +228,7 @@ def features(images: str, out: Path, **chosen: Any) -> None:
         labelsieve features photos/ --out photos.npy
         labelsieve audit photos/ --features photos.npy --out run/
     """
-    from labelsieve.audit import run_features
+    from labelsieve.jobs import run_features
 
     inputs, settings = _inputs(images, chosen)
     with _progress() as progress:
@@ -240,7 +245,7 @@ def report(run: Path) -> None:
     Example:
         labelsieve report run/
     """
-    from labelsieve.audit import rewrite_report
+    from labelsieve.jobs import rewrite_report
 
     _say(f"Report: {rewrite_report(run)}")
 
@@ -257,7 +262,8 @@ def rerun(run: Path, out: Path, resume: bool, overwrite: bool, as_json: bool) ->
     Example:
         labelsieve rerun run/ --out again/
     """
-    from labelsieve.audit import inputs_of, run_audit
+    from labelsieve.jobs import inputs_of
+    from labelsieve.pipeline import run_audit
 
     inputs, settings = inputs_of(run)
     with _progress() as progress:
@@ -276,8 +282,9 @@ def recipes(name: str | None) -> None:
     Example:
         labelsieve recipes robust
     """
-    from labelsieve.audit import RECIPES, recipe
     from labelsieve.config import to_dict
+    from labelsieve.methods.sncf.recipes import RECIPES
+    from labelsieve.pipeline import recipe
 
     if name is None:
         for known, make in RECIPES.items():
@@ -291,8 +298,8 @@ def recipes(name: str | None) -> None:
 
 def _inputs(source: str, chosen: dict[str, Any]) -> tuple[Inputs, Audit]:
     """What the options say. Settings: recipe, then --config, then --set; the later wins."""
-    from labelsieve.audit import Inputs, recipe
     from labelsieve.config import from_toml, overrides
+    from labelsieve.pipeline import Inputs, recipe
 
     config, changes = chosen.pop("config"), chosen.pop("changes")
     settings = recipe(chosen["recipe"])

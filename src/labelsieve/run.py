@@ -28,8 +28,9 @@ T = TypeVar("T")
 # What a run writes: --overwrite removes these and nothing else.
 OUTPUTS = (
     "run.json", "log.jsonl", "findings.parquet", "findings.csv", "features.npy", "features.json",
-    "report.html", "scores.json", "checkpoint", "images",
+    "report.html", "checkpoint",
 )  # fmt: skip
+DEMO_OUTPUTS = ("images", "truth.csv")  # of a demo run only: elsewhere they may be the user's
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "pillow", "simplejpeg", "pyarrow", "timm")
 
 
@@ -92,7 +93,7 @@ class Run:
             _same_settings(path, before, command, settings)
             return cls(path, lock, before)
         if overwrite and before is not None:
-            _remove_outputs(path)
+            _remove_outputs(path, OUTPUTS + (DEMO_OUTPUTS if before["job"] == "demo" else ()))
         elif [name for name in present if name != ".lock"]:
             raise RunError(_not_empty(path, present, is_run=before is not None))
         run = cls(path, lock, _about(command, settings))
@@ -265,8 +266,8 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _remove_outputs(path: Path) -> None:
-    for name in OUTPUTS:
+def _remove_outputs(path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
         target = path / name
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)

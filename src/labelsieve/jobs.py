@@ -1,0 +1,144 @@
+"""What the command line does besides auditing: demo, corrupt, evaluate, features, report, rerun."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelsieve.config import from_dict, to_dict
+from labelsieve.data.corrupt import corrupt
+from labelsieve.data.decode import decode_images
+from labelsieve.data.demo import DemoNoise, make_demo
+from labelsieve.data.read import read
+from labelsieve.data.truth import read_truth
+from labelsieve.errors import ConfigError, RunError
+from labelsieve.pipeline import Audit, Audited, Inputs, Progress, audit_into, feature_maker, recipe
+from labelsieve.records import Features, Findings
+from labelsieve.report.metrics import Scores, score
+from labelsieve.report.page import write_page
+from labelsieve.run import Run, read_run
+
+
+def run_demo(out: Path, *, seed: int, resume: bool, overwrite: bool, progress: Progress) -> Audited:
+    """Make the demo set inside the run's folder, audit it, and score it against its truth."""
+    noise, settings = DemoNoise(), Audit()
+    inputs = Inputs(str(out / "images"), seed=seed)
+    about = {"inputs": asdict(inputs), "audit": to_dict(settings), "demo": asdict(noise)}
+    with Run.open(out, "demo", about, resume=resume, overwrite=overwrite) as run:
+        table = out / "truth.csv"
+        if not table.exists():  # it is written after the images
+            with run.stage("make"):
+                make_demo(out, noise, seed)
+        images = read(inputs.source)
+        images = replace(images, truth=read_truth(table, images.ids))
+        return audit_into(run, images, inputs, settings, progress)
+
+
+def run_corrupt(  # noqa: PLR0913 -- one argument for each kind of noise
+    source: str,
+    out: Path,
+    *,
+    label: str | None,
+    truth: str | None,
+    symmetric: float,
+    asymmetric: float,
+    pairs: Sequence[str],
+    matrix: Path | None,
+    foreign: float,
+    foreign_from: str | None,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write a noisy copy of a set, and count what was done to it."""
+    images = read(source, label=label, truth=truth)
+    corrupt(
+        images, out, symmetric=symmetric, asymmetric=asymmetric, pairs=_pairs(pairs),
+        matrix=None if matrix is None else _matrix(matrix), foreign=foreign,
+        foreign_source=None if foreign_from is None else read(foreign_from), seed=seed,
+        progress=partial(progress, "write"),
+    )  # fmt: skip
+    with (out / "truth.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    wrong = [row for row in rows if row["truth"] and row["truth"] != row["label"]]
+    mislabeled = sum(row["truth"] in images.class_names for row in wrong)
+    return {
+        "images": str(out / "images.parquet"),
+        "n_images": len(rows),
+        "n_mislabeled": mislabeled,
+        "n_foreign": len(wrong) - mislabeled,
+    }
+
+
+def evaluate_run(run: Path, truth: Path) -> Scores:
+    """Score the findings of a finished run against a table of true labels."""
+    read_run(run)
+    findings = Findings.load(run / "findings.parquet")
+    return score(findings, read_truth(truth, findings.image))
+
+
+def run_features(inputs: Inputs, settings: Audit, out: Path, progress: Progress) -> Features:
+    """Write the features of a set to `out` (.npy) and their ids beside it (.json)."""
+    if out.suffix != ".npy":
+        raise ConfigError(f"--out {out}: features are written as .npy. Try {out}.npy.")
+    for path in (out, out.with_suffix(".json")):
+        if path.exists():
+            raise RunError(f"{path}: exists already. Remove it, or choose another --out.")
+    images = read(inputs.source, label=inputs.label, truth=inputs.truth)
+    make = feature_maker(inputs, settings)
+    size = settings.dictionary.image_size
+    pixels = decode_images(images, size, progress=partial(progress, "decode"))
+    features = make(images, pixels, None, progress)
+    features.save(out)
+    return features
+
+
+def rewrite_report(run: Path) -> Path:
+    """Write the page of a finished run again."""
+    about = read_run(run)
+    inputs, _ = inputs_of(run)
+    images = read(inputs.source, label=inputs.label, truth=inputs.truth)
+    findings = Findings.load(run / "findings.parquet")
+    scores = None
+    if about["job"] == "demo":
+        scores = score(findings, read_truth(run / "truth.csv", findings.image))
+    elif images.truth is not None:
+        scores = score(findings, images.truth)
+    path = run / "report.html"
+    features = Features.load(run / "features.npy")
+    write_page(findings, images, path, features=features, about=about, scores=scores)
+    return path
+
+
+def inputs_of(run: Path) -> tuple[Inputs, Audit]:
+    """What a finished run was made from, by its run.json alone."""
+    about = read_run(run)["settings"]
+    inputs = Inputs(**about["inputs"])
+    return inputs, from_dict(recipe(inputs.recipe), about["audit"], str(run / "run.json"))
+
+
+def _pairs(words: Sequence[str]) -> dict[str, str]:
+    """Class pairs as given: FROM:TO."""
+    pairs: dict[str, str] = {}
+    for word in words:
+        given, colon, target = word.partition(":")
+        if not colon or not given or not target:
+            raise ConfigError(f"--pair takes FROM:TO, such as cat:dog; got {word!r}.")
+        if given in pairs:
+            raise ConfigError(f"--pair: {given!r} goes to {pairs[given]!r} and to {target!r}.")
+        pairs[given] = target
+    return pairs
+
+
+def _matrix(path: Path) -> NDArray[np.float64]:
+    """A CSV of numbers: row = true class, column = given class, in sorted order of names."""
+    try:
+        return np.loadtxt(path, delimiter=",", ndmin=2)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as a matrix of numbers: {error}.") from error

@@ -1,0 +1,349 @@
+"""The audit: from an image set to findings, stage by stage, each kept in the run's folder.
+
+decode -> features -> neighbors -> detect -> duplicates -> report
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelsieve.config import to_dict
+from labelsieve.data.decode import Pixels, decode_images
+from labelsieve.data.read import read
+from labelsieve.errors import ConfigError, DataError, did_you_mean
+from labelsieve.features.backbones import load_timm
+from labelsieve.features.dictionary import Dictionary
+from labelsieve.features.extract import dictionary_features, extract, load_features
+from labelsieve.methods.sncf.detect import Detection, detect
+from labelsieve.methods.sncf.paper import PaperDetection
+from labelsieve.methods.sncf.recipes import RECIPES
+from labelsieve.methods.sncf.robust import RobustDetection
+from labelsieve.neighbors.duplicates import Duplicates, exact_duplicates, near_duplicates
+from labelsieve.neighbors.knn import nearest_neighbors
+from labelsieve.records import Features, Findings, ImageSet, Neighbors, Verdict
+from labelsieve.report.metrics import Scores, score
+from labelsieve.report.page import write_page
+from labelsieve.report.table import summary, write_csv
+from labelsieve.run import Run
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+FeatureMaker = Callable[[ImageSet, Pixels, Path | None, Progress], Features]
+N_SHOWN = 5  # neighbors in the findings
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Settings of an audit."""
+
+    detection: RobustDetection | PaperDetection = field(default_factory=RobustDetection)
+    dictionary: Dictionary = field(default_factory=Dictionary)  # of the features, unless given
+    duplicates: Duplicates = field(default_factory=Duplicates)
+    n_neighbors: int = 50  # of each image, in the whole set
+
+    def __post_init__(self) -> None:
+        if self.n_neighbors < N_SHOWN:
+            raise ConfigError(f"n_neighbors is {self.n_neighbors}; at least {N_SHOWN} are needed.")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is audited, where and with what; everything else is settings."""
+
+    source: str
+    label: str | None = None  # column
+    truth: str | None = None  # column
+    features: str | None = None  # file of the user's own
+    backbone: str | None = None  # timm:NAME
+    weights: str | None = None  # file
+    recipe: str = "robust"
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit leaves."""
+
+    images: ImageSet
+    findings: Findings
+    scores: Scores | None  # where the truth is known
+
+
+def recipe(name: str) -> Audit:
+    """The settings of a recipe by its name.
+
+    Raises:
+        ConfigError: there is no such recipe.
+
+    Example:
+        >>> recipe("robust").n_neighbors
+        50
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"there is no recipe {name!r}. {did_you_mean(name, RECIPES)}")
+    return Audit(detection=RECIPES[name]())
+
+
+def audit(
+    images: ImageSet,
+    settings: Audit | None = None,
+    *,
+    features: Features | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Findings:
+    """Sort labelled images into clean, mislabeled, foreign and broken; find duplicates.
+
+    Args:
+        images: from `read`, with one label an image (-1 for none).
+        settings: `recipe("robust")` unless given.
+        features: one row for each image; dictionary features unless given.
+        seed: of every random choice; the same seed gives the same findings.
+        device: "cpu", "cuda", ...
+        progress: called with (stage, done, total).
+
+    Raises:
+        DataError: there are no labels, only one class, or hardly an image that can be read.
+
+    Example:
+        >>> import labelsieve as ls
+        >>> findings = ls.audit(ls.read("photos/"))  # doctest: +SKIP
+        >>> findings.write("findings.csv")  # doctest: +SKIP
+    """
+    settings = settings or Audit()
+    inputs = Inputs(images.source, seed=seed, device=device)
+    make = feature_maker(inputs, settings) if features is None else lambda *_: features
+    with (
+        tempfile.TemporaryDirectory(prefix="labelsieve-") as folder,
+        Run.open(Path(folder), "audit", {}) as run,
+    ):
+        findings, _, _ = _stages(images, inputs, settings, make, run, progress or _silent)
+    return findings
+
+
+def run_audit(
+    inputs: Inputs,
+    settings: Audit,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Audited:
+    """Audit what `inputs` names and write the run's folder: findings, report, run.json.
+
+    Raises:
+        DataError: the images, labels or features are not what an audit needs.
+        RunError: the folder cannot be used.
+    """
+    images = read(inputs.source, label=inputs.label, truth=inputs.truth)
+    check_labels(images)
+    about = {
+        "inputs": asdict(inputs),
+        "audit": to_dict(settings),
+        "images": {"n": len(images), "fingerprint": images.fingerprint()},
+    }
+    with Run.open(out, "audit", about, resume=resume, overwrite=overwrite) as run:
+        return audit_into(run, images, inputs, settings, progress)
+
+
+def audit_into(
+    run: Run,
+    images: ImageSet,
+    inputs: Inputs,
+    settings: Audit,
+    progress: Progress | None = None,
+) -> Audited:
+    """Audit into an open run. Of a run that had finished, the findings are only read."""
+    progress = progress or _silent
+    if run.done:
+        findings = Findings.load(run.path / "findings.parquet")
+    else:
+        make = feature_maker(inputs, settings)
+        findings, features, neighbors = _stages(images, inputs, settings, make, run, progress)
+    scores = None if images.truth is None else score(findings, images.truth)
+    if run.done:
+        return Audited(images, findings, scores)
+    findings.save(run.path / "findings.parquet")
+    write_csv(findings, run.path / "findings.csv")
+    run.note(summary=summary(findings), scores=None if scores is None else scores.to_dict())
+    with run.stage("report"):
+        write_page(
+            findings, images, run.path / "report.html", features=features, neighbors=neighbors,
+            about=run.about, scores=scores, progress=partial(progress, "report"),
+        )  # fmt: skip
+    run.finish()
+    return Audited(images, findings, scores)
+
+
+def check_labels(images: ImageSet) -> None:
+    """Refuse sets that an audit can say nothing of.
+
+    Raises:
+        DataError: no labels, several labels an image, or a single class.
+    """
+    if images.tags is not None:
+        raise DataError(
+            f"{images.source}: images have several labels each; an audit needs one an image. "
+            "Name the column that holds it with --label."
+        )
+    if images.labels is None or (images.labels < 0).all():
+        raise DataError(
+            f"{images.source}: {len(images)} images without labels; an audit needs one an image. "
+            "Put the images of each class in a folder of its own, or give a table with a column "
+            "`label` (or another with --label)."
+        )
+    present = np.unique(images.labels[images.labels >= 0])
+    if len(present) == 1:
+        raise DataError(
+            f"{images.source}: one class only ({images.class_names[present[0]]!r}, "
+            f"{(images.labels >= 0).sum()} images). An audit compares classes and needs two."
+        )
+
+
+def feature_maker(inputs: Inputs, settings: Audit) -> FeatureMaker:
+    """What makes the features: a file of the user's own, a network, or the dictionary.
+
+    Raises:
+        ConfigError: the inputs contradict each other.
+    """
+    if inputs.features is not None and inputs.backbone is not None:
+        raise ConfigError("--features and --backbone both name features; give one of them.")
+    if inputs.weights is not None and inputs.backbone is None:
+        raise ConfigError("--weights needs --backbone timm:NAME to load them into.")
+
+    def own(images: ImageSet, pixels: Pixels, store: Path | None, watch: Progress) -> Features:
+        return load_features(Path(str(inputs.features)), images, pixels.usable)
+
+    def network(images: ImageSet, pixels: Pixels, store: Path | None, watch: Progress) -> Features:
+        model = load_timm(str(inputs.backbone), inputs.weights)
+        tell = partial(watch, "features")
+        return extract(images, model, device=inputs.device, progress=tell, path=store)
+
+    def learned(images: ImageSet, pixels: Pixels, store: Path | None, watch: Progress) -> Features:
+        return dictionary_features(
+            images, pixels, settings.dictionary, seed=inputs.seed, device=inputs.device,
+            progress=partial(watch, "features"), path=store,
+        )  # fmt: skip
+
+    return own if inputs.features else network if inputs.backbone else learned
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def _stages(
+    images: ImageSet,
+    inputs: Inputs,
+    settings: Audit,
+    make_features: FeatureMaker,
+    run: Run,
+    progress: Progress,
+) -> tuple[Findings, Features, Neighbors]:
+    """Decode, features, neighbors, detect, duplicates."""
+    check_labels(images)
+    with run.stage("decode"):
+        pixels = decode_images(
+            images, settings.dictionary.image_size, path=run.checkpoint / "pixels.npy",
+            progress=partial(progress, "decode"),
+        )  # fmt: skip
+    whole = _whole_rows(images, pixels)
+    labels = np.asarray(images.labels)[whole]
+    with run.stage("features"):
+        features = run.cached(
+            run.path / "features.npy",
+            lambda: make_features(images, pixels, run.checkpoint / "rows.npy", progress),
+            Features.save,
+            Features.load,
+        )
+    values = _rows_of(features, images, whole)
+    with run.stage("neighbors"):
+        neighbors = run.cached(
+            run.checkpoint / "neighbors.npz",
+            lambda: nearest_neighbors(
+                values, settings.n_neighbors, progress=partial(progress, "neighbors")
+            ),
+            Neighbors.save,
+            Neighbors.load,
+        )
+    with run.stage("detect"):
+        detection = detect(
+            values, neighbors, labels, images.class_names, settings.detection,
+            seed=inputs.seed, progress=partial(progress, "detect"),
+        )  # fmt: skip
+    with run.stage("duplicates"):
+        exact = exact_duplicates(pixels.hashes[whole])
+        repeats = near_duplicates(pixels.values, neighbors, exact, settings.duplicates, whole)
+    findings = _assemble(images, whole, pixels.reasons, detection, neighbors, repeats)
+    return findings, features, neighbors
+
+
+def _whole_rows(images: ImageSet, pixels: Pixels) -> NDArray[np.int64]:
+    """The rows of the images that can be read; at least two classes must be left."""
+    whole = np.flatnonzero(pixels.usable)
+    left = np.unique(np.asarray(images.labels)[whole])
+    if len(left[left >= 0]) < 2:
+        row = int(np.flatnonzero(~pixels.usable)[0])
+        raise DataError(
+            f"{images.source}: {len(images) - len(whole)} of {len(images)} images cannot be read, "
+            f"and fewer than two classes are left. The first is {images.ids[row]}: "
+            f"{pixels.reasons[row]}."
+        )
+    return whole
+
+
+def _rows_of(features: Features, images: ImageSet, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The features of some images, in their order; no copy where the order is the same."""
+    wanted = tuple(images.ids[row] for row in rows)
+    if features.ids == wanted:
+        return features.values
+    place = {name: row for row, name in enumerate(features.ids)}
+    return features.values[[place[name] for name in wanted]]
+
+
+def _assemble(
+    images: ImageSet,
+    whole: NDArray[np.int64],
+    broken: Sequence[str | None],
+    detection: Detection,
+    neighbors: Neighbors,
+    repeats: NDArray[np.int64],
+) -> Findings:
+    """Findings of all images, from what was found of those that can be read."""
+
+    def of_all(values: NDArray[Any], empty: float) -> NDArray[Any]:
+        column = np.full((len(images), *values.shape[1:]), empty, values.dtype)
+        column[whole] = values
+        return column
+
+    def in_set(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.where(rows >= 0, whole[rows], -1)
+
+    reasons = [f"The file cannot be read: {why}." for why in broken]
+    for row, why in zip(whole, detection.reasons, strict=True):
+        reasons[row] = why
+    return Findings(
+        image=images.ids,
+        class_names=images.class_names,
+        label=np.asarray(images.labels),
+        verdict=of_all(detection.verdict, Verdict.BROKEN),
+        probabilities=of_all(detection.probabilities, np.nan),
+        suggestion=of_all(detection.suggestion, -1),
+        suggestion_probability=of_all(detection.suggestion_probability, np.nan),
+        foreign_group=of_all(detection.foreign_group, -1),
+        duplicate_of=of_all(in_set(repeats), -1),
+        neighbors=of_all(in_set(neighbors.indices[:, :N_SHOWN]), -1),
+        reason=tuple(reasons),
+        noise_rates=detection.noise_rates,
+        warnings=detection.warnings,
+    )
