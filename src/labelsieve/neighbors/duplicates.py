@@ -20,18 +20,23 @@ THUMB = 16  # px; fine enough to tell two shots of one scene apart, coarse enoug
 
 @dataclass(frozen=True)
 class Duplicates:
-    """When two images count as almost the same. Both must hold."""
+    """When two images, each among the other's nearest, count as almost the same.
+
+    Either their features and their thumbnails are both alike, or the thumbnails are all but equal:
+    saving a plain drawing as JPEG changes its features and not its thumbnail.
+    """
 
     n_neighbors: int = 10  # each must be among the other's nearest this many
-    feature_similarity: float = 0.9  # cosine of the features, at least
+    feature_similarity: float = 0.8  # cosine of the features, at least
     pixel_correlation: float = 0.95  # of 16-px thumbnails, also mirrored, at least
+    equal_pixels: float = 0.998  # correlation of thumbnails that needs no likeness of features
 
     def __post_init__(self) -> None:
         if self.n_neighbors < 1:
             raise ConfigError(
                 f"duplicates.n_neighbors is {self.n_neighbors}; at least 1 is needed."
             )
-        for name in ("feature_similarity", "pixel_correlation"):
+        for name in ("feature_similarity", "pixel_correlation", "equal_pixels"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"duplicates.{name} is {getattr(self, name)}; it lies in (0, 1].")
 
@@ -80,10 +85,13 @@ def near_duplicates(
     """
     settings = settings or Duplicates()
     of = exact.copy()
-    pairs = _mutual_pairs(neighbors, settings)
-    pairs = pairs[(exact[pairs] < 0).all(axis=1)]  # copies follow the image they copy
-    where = pairs if rows is None else rows[pairs]
-    alike = _thumbnail_correlation(pixels, where) >= settings.pixel_correlation
+    pairs, similarity = _mutual_pairs(neighbors, settings.n_neighbors)
+    single = (exact[pairs] < 0).all(axis=1)  # copies follow the image they copy
+    pairs, similarity = pairs[single], similarity[single]
+    correlation = _thumbnail_correlation(pixels, pairs if rows is None else rows[pairs])
+    alike = (similarity >= settings.feature_similarity) & (
+        correlation >= settings.pixel_correlation
+    ) | (correlation >= settings.equal_pixels)
     center = np.zeros(len(of), bool)
     for first, second in pairs[alike]:  # by first, then second: the earliest image is the center
         if of[first] < 0 and of[second] < 0 and not center[second]:
@@ -94,16 +102,18 @@ def near_duplicates(
     return of
 
 
-def _mutual_pairs(neighbors: Neighbors, settings: Duplicates) -> NDArray[np.int64]:
-    """(P, 2) pairs i < j that hold each other among their nearest, in order."""
-    near = neighbors.indices[:, : settings.n_neighbors]
-    similar = neighbors.similarities[:, : settings.n_neighbors] >= settings.feature_similarity
-    i = np.repeat(np.arange(len(near)), similar.sum(axis=1))
-    j = near[similar]
-    key = np.minimum(i, j) * len(near) + np.maximum(i, j)
-    found, times = np.unique(key, return_counts=True)
-    both = found[times == 2]
-    return np.stack([both // len(near), both % len(near)], axis=1).astype(np.int64)
+def _mutual_pairs(
+    neighbors: Neighbors, n_neighbors: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """(P, 2) pairs i < j that hold each other among their nearest, in order; their similarities."""
+    near = neighbors.indices[:, :n_neighbors]
+    n, width = near.shape
+    i, j = np.repeat(np.arange(n), width), near.ravel()
+    key = np.minimum(i, j) * n + np.maximum(i, j)
+    found, first, times = np.unique(key, return_index=True, return_counts=True)
+    both = times == 2
+    pairs = np.stack([found[both] // n, found[both] % n], axis=1)
+    return pairs, neighbors.similarities[:, :n_neighbors].ravel()[first[both]]
 
 
 def _thumbnail_correlation(
