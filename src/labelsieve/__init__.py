@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from labelsieve.report.metrics import score
     from labelsieve.report.page import write_page
 
-# Where each public name lives, once more: torch and scikit-learn cost seconds to import, so a
+# Where each public name lives, once more: torch and scikit-learn cost seconds to import, so that a
 # module is imported when the first of its names is asked for.
 _HOMES = {
     "pipeline": ("Audit", "audit", "recipe"),

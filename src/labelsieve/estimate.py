@@ -122,10 +122,10 @@ def duration(seconds: float) -> str:
 
     Example:
         >>> [duration(s) for s in (3, 75, 7500, 200000)]
-        ['3 s', '1 min 15 s', '2 h 5 min', '2 d 8 h']
+        ['3 s', '1 min 15 s', '2 h 5 min', '2 d 7 h']
     """
     rest = max(1, round(seconds))
-    parts = []
+    parts: list[str] = []
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, rest = divmod(rest, length)
         if count or parts:

@@ -126,7 +126,7 @@ def audit(
         tempfile.TemporaryDirectory(prefix="labelsieve-") as folder,
         Run.open(Path(folder), "audit", {}) as run,
     ):
-        findings, _, _ = _stages(images, inputs, settings, make, run, progress or _silent)
+        findings, _ = _stages(images, inputs, settings, make, run, progress or _silent)
     return findings
 
 
@@ -169,7 +169,7 @@ def audit_into(
         findings = Findings.load(run.path / "findings.parquet")
     else:
         make = feature_maker(inputs, settings)
-        findings, features, neighbors = _stages(images, inputs, settings, make, run, progress)
+        findings, features = _stages(images, inputs, settings, make, run, progress)
     scores = None if images.truth is None else score(findings, images.truth)
     if run.done:
         return Audited(images, findings, scores)
@@ -178,7 +178,7 @@ def audit_into(
     run.note(summary=summary(findings), scores=None if scores is None else scores.to_dict())
     with run.stage("report"):
         write_page(
-            findings, images, run.path / "report.html", features=features, neighbors=neighbors,
+            findings, images, run.path / "report.html", features=features,
             about=run.about, scores=scores, progress=partial(progress, "report"),
         )  # fmt: skip
     run.finish()
@@ -249,7 +249,7 @@ def _stages(
     make_features: FeatureMaker,
     run: Run,
     progress: Progress,
-) -> tuple[Findings, Features, Neighbors]:
+) -> tuple[Findings, Features]:
     """Decode, features, neighbors, detect, duplicates."""
     check_labels(images)
     with run.stage("decode"):
@@ -279,13 +279,13 @@ def _stages(
     with run.stage("detect"):
         detection = detect(
             values, neighbors, labels, images.class_names, settings.detection,
-            seed=inputs.seed, progress=partial(progress, "detect"),
+            seed=inputs.seed, device=inputs.device, progress=partial(progress, "detect"),
         )  # fmt: skip
     with run.stage("duplicates"):
         exact = exact_duplicates(pixels.hashes[whole])
         repeats = near_duplicates(pixels.values, neighbors, exact, settings.duplicates, whole)
     findings = _assemble(images, whole, pixels.reasons, detection, neighbors, repeats)
-    return findings, features, neighbors
+    return findings, features
 
 
 def _whole_rows(images: ImageSet, pixels: Pixels) -> NDArray[np.int64]:

@@ -1,0 +1,242 @@
+"""The report as one HTML file that carries everything in itself: pictures, style and script.
+
+It works from an e-mail: its content security policy forbids it to load anything at all, and its one
+script runs because the policy names its hash.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from labelsieve.errors import DataError
+from labelsieve.files import atomic
+from labelsieve.records import Features, Findings, ImageSet, Verdict
+from labelsieve.report.figures import SHAPES, Dots, dots, heat_map, rate_axis
+from labelsieve.report.galleries import Galleries, Group, choose
+from labelsieve.report.metrics import Scores
+from labelsieve.report.projection import layout, sample_rows
+from labelsieve.report.table import MEANINGS, percent, top_confusions, worst_classes
+from labelsieve.report.thumbnails import Thumbnails, make_thumbnails
+
+N_CLASSES = 30  # rows of the noise chart
+N_CONFUSIONS = 12
+MAP_WIDTH, MAP_HEIGHT, MAP_MARGIN = 1000, 660, 24  # units of the drawing
+TROUBLES = {
+    Verdict.MISLABELED: "look mislabeled",
+    Verdict.FOREIGN: "fit none of the classes",
+    Verdict.BROKEN: "cannot be read",
+}
+GENERIC_NAMES = {"images", "photos", "data", "dataset", "train", "test", "val", "index", "labels"}
+MAX_ID = 160  # characters of an id in the map's data
+
+
+def write_page(
+    findings: Findings,
+    images: ImageSet,
+    path: Path,
+    *,
+    features: Features | None = None,
+    about: Mapping[str, Any] | None = None,
+    scores: Scores | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write the report, whole or not at all.
+
+    What is shown is bounded (the galleries' numbers are at the top of `galleries.py`), so the page
+    stays below 15 MB whatever the number of images; it says how many of how many it shows.
+
+    Args:
+        findings: what the audit said.
+        images: the same images, in the same order.
+        path: the file to write.
+        features: for the map, matched by id; an image without features is not on it.
+        about: what is known of how it was made, as in run.json; every entry may be missing.
+        scores: against the truth, where it is known.
+        progress: told (done, total) pictures.
+
+    Raises:
+        DataError: findings and images are not of the same images.
+        RunError: the file cannot be written.
+    """
+    if findings.image != images.ids:
+        raise DataError(
+            f"findings of {len(findings)} images do not go with {images.source}, which has "
+            f"{len(images)}: ids or their order differ. Run the audit again."
+        )
+    galleries = choose(findings)
+    world = None if features is None else _map(findings, features)
+    thumbnails = make_thumbnails(
+        images,
+        large=galleries.large(),
+        small=galleries.small(),
+        tiles=[] if world is None else world.rows.tolist(),
+        hashed=galleries.copies(),
+        progress=progress,
+    )
+    path = Path(path)
+    about = {"run": path.absolute().parent.name, **(about or {})}
+    text = _render(findings, images, galleries, thumbnails, world, about, scores)
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Map:
+    """The map of the features: where its points are, and what the page's script knows of them."""
+
+    rows: NDArray[np.int64]
+    points: NDArray[np.int64]  # (n, 2) in units of the drawing
+    dots: tuple[Dots, ...]
+    n_readable: int  # images that could have been on it
+
+
+def _map(findings: Findings, features: Features) -> Map | None:
+    place = {name: row for row, name in enumerate(features.ids)}
+    rows = sample_rows(findings)
+    rows = rows[[findings.image[row] in place for row in rows]]
+    if not len(rows):
+        return None
+    unit = layout(features.values[[place[findings.image[row]] for row in rows]])
+    room = np.array([MAP_WIDTH, MAP_HEIGHT]) - 2 * MAP_MARGIN
+    points = np.rint(MAP_MARGIN + unit * room).astype(np.int64)
+    return Map(
+        rows=rows,
+        points=points,
+        dots=dots(points, findings.verdict[rows]),
+        n_readable=len(findings) - findings.count(Verdict.BROKEN),
+    )
+
+
+def _map_data(world: Map, findings: Findings, thumbnails: Thumbnails) -> dict[str, Any]:
+    """What the script needs to tell of each point."""
+    rows = world.rows
+    used = np.unique(np.concatenate([findings.label[rows], findings.suggestion[rows], [-1]]))
+    return {
+        "x": world.points[:, 0].tolist(),
+        "y": world.points[:, 1].tolist(),
+        "id": [_middle(findings.image[row]) for row in rows],
+        "label": (np.searchsorted(used, findings.label[rows]) - 1).tolist(),
+        "suggestion": (np.searchsorted(used, findings.suggestion[rows]) - 1).tolist(),
+        "verdict": findings.verdict[rows].tolist(),
+        "sure": [
+            round(100 * float(findings.probabilities[row, findings.verdict[row]])) for row in rows
+        ],
+        "classes": [_middle(findings.class_names[c]) for c in used[1:]],  # -1, none, comes first
+        "shapes": list(SHAPES.values()),
+        "columns": thumbnails.sheet_columns,
+    }
+
+
+def _middle(text: str) -> str:
+    """A long id without its middle."""
+    return text if len(text) <= MAX_ID else f"{text[: MAX_ID // 2]}…{text[-MAX_ID // 2 :]}"
+
+
+def _render(
+    findings: Findings,
+    images: ImageSet,
+    galleries: Galleries,
+    thumbnails: Thumbnails,
+    world: Map | None,
+    about: Mapping[str, Any],
+    scores: Scores | None,
+) -> str:
+    environment = _environment()
+    script = _read("page.js")
+    rates = worst_classes(findings)[:N_CLASSES]
+    return environment.get_template("page.html").render(
+        name=_name(images.source),
+        findings=findings,
+        verdicts=[(v, v.name.lower(), findings.count(v), MEANINGS[v]) for v in Verdict],
+        troubles=[(n, words) for v, words in TROUBLES.items() if (n := findings.count(v))],
+        rates=rates,
+        axis=rate_axis(rates),
+        heat=heat_map(findings),
+        confusions=top_confusions(findings, N_CONFUSIONS),
+        galleries=galleries,
+        thumbnails=thumbnails,
+        identical=lambda group: _identical(group, thumbnails),
+        world=world,
+        map_data=None if world is None else _map_data(world, findings, thumbnails),
+        scores=scores,
+        about=about,
+        run=shlex.quote(about["run"]),
+        facts=list(_facts(about)),
+        settings=list(_flat(about.get("settings", {}))),
+        now=datetime.now().astimezone(),
+        style=Markup(_read("page.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("labelsieve.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda *given: percent(*given).replace(
+        " ", "\N{NO-BREAK SPACE}"
+    )
+    environment.filters["count"] = lambda n: f"{n:,}"
+    environment.filters["number"] = lambda x: "–" if x is None else f"{x:.3f}"
+    environment.filters["plural"] = lambda n, one, many: f"{n:,} {one if n == 1 else many}"
+    return environment
+
+
+def _read(name: str) -> str:
+    return (resources.files("labelsieve.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _name(source: str) -> str:
+    """The last part of a path, with the one before it where the last alone says nothing."""
+    path = Path(source).absolute()
+    return f"{path.parent.name}/{path.name}" if path.stem in GENERIC_NAMES else path.name or source
+
+
+def _identical(group: Group, thumbnails: Thumbnails) -> bool:
+    """Whether all pictures shown of a group have the same pixels."""
+    hashes = {thumbnails.hashes.get(picture.row) for picture in group.pictures}
+    return len(hashes) == 1 and None not in hashes
+
+
+def _facts(about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What run.json says of the run, in words; settings and timings have their own tables."""
+    if about.get("argv") and about["argv"][0] == about.get("job"):  # not that of a host program
+        yield "command", "labelsieve " + shlex.join(map(str, about["argv"]))
+    for key, words in (
+        ("recipe", "recipe"), ("features", "features"), ("seed", "seed"),
+        ("labelsieve", "labelsieve"), ("commit", "commit"), ("python", "Python"),
+        ("platform", "system"), ("cpus", "CPUs"), ("device", "device"),
+        ("peak_memory_mb", "peak memory, MB"),
+    ):  # fmt: skip
+        if about.get(key) is not None:
+            yield words, str(about[key])
+    if about.get("libraries"):
+        yield "libraries", ", ".join(f"{name} {v}" for name, v in about["libraries"].items())
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as dotted names, the way `--set` takes them."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value if isinstance(value, str) else json.dumps(value)

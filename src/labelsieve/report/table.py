@@ -1,0 +1,171 @@
+"""Findings as a CSV file and as a summary for programs, and the groups that every report shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyarrow import csv
+
+from labelsieve.files import atomic
+from labelsieve.records import Findings, NoiseRate, Verdict
+
+N_CONFUSIONS = 15  # pairs in a summary
+
+MEANINGS = {
+    Verdict.CLEAN: "the label fits the image",
+    Verdict.MISLABELED: "another of the classes fits better",
+    Verdict.FOREIGN: "none of the classes fits",
+    Verdict.BROKEN: "the file cannot be read as an image",
+}
+
+# A spreadsheet runs text that starts so as a formula, unless it is a plain number. An apostrophe at
+# the start is guarded too, so that dropping one leading apostrophe always gives the text back.
+_FORMULA = r"^[=+\-@\t\r']"
+_NUMBER = r"^[+-]?[0-9]+(\.[0-9]+)?$"
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Images of one class that look like another."""
+
+    given: int  # class
+    suggested: int  # class
+    n_images: int
+
+
+def write_csv(findings: Findings, path: Path) -> None:
+    r"""Write the columns of the Parquet file as CSV, whole or not at all.
+
+    Null is an empty field. The items of a list are joined by `|`, with `\` before a `|` or `\` of
+    their own. Text that a spreadsheet would run as a formula (it starts with = + - @ tab or return
+    and is no number) or that starts with an apostrophe gets an apostrophe in front; the Parquet
+    file has the exact text.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    table = findings.to_arrow()
+    columns = {name: _for_csv(table.column(name)) for name in table.column_names}
+    with atomic(Path(path)) as partial:
+        csv.write_csv(pa.table(columns), partial)
+
+
+def summary(findings: Findings) -> dict[str, Any]:
+    """The audit in figures, ready for JSON: what `--json` prints and run.json keeps."""
+    copies = findings.duplicate_of >= 0
+    return {
+        "n_images": len(findings),
+        "n_classes": len(findings.class_names),
+        "n_unlabeled": int((findings.label < 0).sum()),
+        "verdicts": {
+            verdict.name.lower(): {
+                "n_images": findings.count(verdict),
+                "share": findings.count(verdict) / max(1, len(findings)),
+            }
+            for verdict in Verdict
+        },
+        "noise_rates": [
+            {
+                "class": rate.class_name,
+                "n_images": rate.n_images,
+                "mislabeled": rate.mislabeled,
+                "mislabeled_interval": list(rate.mislabeled_interval),
+                "foreign": rate.foreign,
+                "foreign_interval": list(rate.foreign_interval),
+            }
+            for rate in findings.noise_rates
+        ],
+        "confusions": [
+            {
+                "label": findings.class_names[confusion.given],
+                "suggestion": findings.class_names[confusion.suggested],
+                "n_images": confusion.n_images,
+            }
+            for confusion in top_confusions(findings)
+        ],
+        "n_foreign_groups": len(foreign_groups(findings)),
+        "n_duplicates": int(copies.sum()),
+        "n_duplicate_groups": len(np.unique(findings.duplicate_of[copies])),
+        "warnings": list(findings.warnings),
+    }
+
+
+def top_confusions(findings: Findings, n_rows: int = N_CONFUSIONS) -> list[Confusion]:
+    """The most frequent pairs given -> suggested among the images called mislabeled, most first."""
+    called = (findings.verdict == Verdict.MISLABELED) & (findings.label >= 0)
+    called &= findings.suggestion >= 0
+    size = len(findings.class_names)
+    pairs, counts = np.unique(
+        findings.label[called] * size + findings.suggestion[called], return_counts=True
+    )
+    order = np.argsort(-counts, kind="stable")[:n_rows]
+    return [Confusion(*divmod(int(pairs[i]), size), int(counts[i])) for i in order]
+
+
+def foreign_groups(findings: Findings) -> list[NDArray[np.int64]]:
+    """The rows of each group of alike foreign images, largest group first."""
+    rows = np.flatnonzero((findings.verdict == Verdict.FOREIGN) & (findings.foreign_group >= 0))
+    return _grouped(rows, findings.foreign_group[rows].astype(np.int64))
+
+
+def duplicate_groups(findings: Findings) -> list[NDArray[np.int64]]:
+    """The rows of each group of images that repeat one another; first comes the one to keep."""
+    copies = np.flatnonzero(findings.duplicate_of >= 0)
+    kept = findings.duplicate_of[copies]
+    return [
+        np.concatenate([findings.duplicate_of[group[:1]], group])
+        for group in _grouped(copies, kept)
+    ]
+
+
+def worst_classes(findings: Findings) -> list[NoiseRate]:
+    """The noise rates, the class with the most noise first."""
+    return sorted(findings.noise_rates, key=lambda rate: -(rate.mislabeled + rate.foreign))
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share as text: 0.1234 is "12.3 %", what is not defined is "–".
+
+    What would round to none or to all without being so is told apart: "< 0.1 %", "> 99.9 %".
+    """
+    if share is None or share != share:
+        return "–"
+    smallest = 10.0**-digits
+    if 0 < 100 * share < smallest / 2:
+        return f"< {smallest:.{digits}f} %"
+    if 100 - smallest / 2 < 100 * share < 100:
+        return f"> {100 - smallest:.{digits}f} %"
+    return f"{100 * share:.{digits}f} %"
+
+
+def _grouped(rows: NDArray[np.int64], keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Rows of equal key together, in rising order; the largest group first, then the lowest key."""
+    if not len(rows):
+        return []
+    order = np.argsort(keys, kind="stable")
+    cuts = np.flatnonzero(np.diff(keys[order])) + 1
+    return sorted(np.split(rows[order], cuts), key=lambda group: -len(group))
+
+
+def _for_csv(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_list(column.type):
+        lists = column.combine_chunks()
+        texts = pc.replace_substring_regex(lists.flatten(), r"([|\\])", r"\\\1")
+        rejoined = pa.ListArray.from_arrays(_offsets(lists), texts)
+        column = pc.binary_join(rejoined, "|")
+    if not pa.types.is_string(column.type):
+        return column
+    formula = pc.match_substring_regex(column, _FORMULA)
+    number = pc.match_substring_regex(column, _NUMBER)
+    guarded = pc.binary_join_element_wise("'", column, "")
+    return pc.if_else(pc.and_not(formula, number), guarded, column)
+
+
+def _offsets(lists: pa.ListArray) -> pa.Array:
+    return pc.subtract(lists.offsets, lists.offsets[0])
