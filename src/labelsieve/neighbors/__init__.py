@@ -1,1 +1,1 @@
-"""Structure: features become neighbors, graphs and groups. No torch.nn."""
+"""Structure: features become neighbors, graphs and groups. There are no networks here."""
