@@ -66,8 +66,8 @@ def test_groups_are_stars_and_not_chains():
     angles = np.deg2rad(np.arange(0, 181, 30))
     pixels = np.stack([127 + 0.6 * (np.cos(t) * a + np.sin(t) * b) for t in angles])
     pixels = np.clip(pixels, 0, 255).astype(np.uint8)
-    settings = Duplicates(feature_similarity=0.8, pixel_correlation=0.8)
-    of = near_duplicates(pixels, brute_neighbors(unit_rows(pixels), 3), np.full(7, -1), settings)
+    settings = Duplicates(n_neighbors=2, pixel_correlation=0.8, distance_ratio=0.4)
+    of = near_duplicates(pixels, brute_neighbors(unit_rows(pixels), 6), np.full(7, -1), settings)
     assert of.tolist() == [-1, 0, -1, 2, -1, 4, -1]
 
 
@@ -79,6 +79,16 @@ def test_a_copy_follows_the_image_it_copies():
     of = near_duplicates(pixels, brute_neighbors(unit_rows(pixels), 5), exact)
     assert of[20] == 2
     assert of[21] == 2
+
+
+def test_a_whole_kind_of_images_that_look_alike_are_not_duplicates():
+    rng = np.random.default_rng(5)
+    kind = pictures(1, seed=6).astype(float)
+    pixels = np.clip(kind + rng.normal(0, 12, (60, 3, 32, 32)), 0, 255).astype(np.uint8)
+    copy = np.clip(pixels[4].astype(int) + 3, 0, 255).astype(np.uint8)
+    pixels = np.concatenate([pixels, copy[None]])
+    of = near_duplicates(pixels, brute_neighbors(unit_rows(pixels), 30), np.full(61, -1))
+    assert {i: j for i, j in enumerate(of) if j >= 0} == {60: 4}
 
 
 def test_flat_images_are_like_nothing():
@@ -98,7 +108,7 @@ def test_no_neighbors_means_no_duplicates():
     ("changes", "message"),
     [
         ({"n_neighbors": 0}, "duplicates.n_neighbors is 0; at least 1"),
-        ({"feature_similarity": 0.0}, "duplicates.feature_similarity is 0.0; it lies in"),
+        ({"distance_ratio": 0.0}, "duplicates.distance_ratio is 0.0; it lies in"),
         ({"pixel_correlation": 1.5}, "duplicates.pixel_correlation is 1.5; it lies in"),
     ],
 )

@@ -18,25 +18,28 @@ from labelsieve.records import Neighbors
 THUMB = 16  # px; fine enough to tell two shots of one scene apart, coarse enough to survive JPEG
 
 
+N_BACKGROUND = 10  # further neighbors that say how alike images of this kind are anyway
+
+
 @dataclass(frozen=True)
 class Duplicates:
     """When two images, each among the other's nearest, count as almost the same.
 
-    Either their features and their thumbnails are both alike, or the thumbnails are all but equal:
-    saving a plain drawing as JPEG changes its features and not its thumbnail.
+    Their thumbnails must be alike, and far more alike than those of either and its further
+    neighbors (the ratio test of Lowe, IJCV 2004): two handwritten ones are always alike, two
+    photographs of a street hardly ever.
     """
 
     n_neighbors: int = 10  # each must be among the other's nearest this many
-    feature_similarity: float = 0.8  # cosine of the features, at least
-    pixel_correlation: float = 0.95  # of 16-px thumbnails, also mirrored, at least
-    equal_pixels: float = 0.998  # correlation of thumbnails that needs no likeness of features
+    pixel_correlation: float = 0.9  # of 16-px thumbnails, straight or mirrored, at least
+    distance_ratio: float = 0.05  # of 1 - correlation, against the further neighbors' median
 
     def __post_init__(self) -> None:
         if self.n_neighbors < 1:
             raise ConfigError(
                 f"duplicates.n_neighbors is {self.n_neighbors}; at least 1 is needed."
             )
-        for name in ("feature_similarity", "pixel_correlation", "equal_pixels"):
+        for name in ("pixel_correlation", "distance_ratio"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"duplicates.{name} is {getattr(self, name)}; it lies in (0, 1].")
 
@@ -69,8 +72,7 @@ def near_duplicates(
 ) -> NDArray[np.int64]:
     """Which image each one almost repeats; exact duplicates are kept as they are.
 
-    Two images are near duplicates when each is among the other's nearest, their features are
-    alike, and so are their thumbnails (brightness and contrast aside, mirrored or not).
+    Brightness, contrast and mirroring make no difference.
 
     Args:
         pixels: (P, 3, S, S) uint8.
@@ -85,13 +87,16 @@ def near_duplicates(
     """
     settings = settings or Duplicates()
     of = exact.copy()
-    pairs, similarity = _mutual_pairs(neighbors, settings.n_neighbors)
-    single = (exact[pairs] < 0).all(axis=1)  # copies follow the image they copy
-    pairs, similarity = pairs[single], similarity[single]
-    correlation = _thumbnail_correlation(pixels, pairs if rows is None else rows[pairs])
-    alike = (similarity >= settings.feature_similarity) & (
-        correlation >= settings.pixel_correlation
-    ) | (correlation >= settings.equal_pixels)
+    if not neighbors.indices.size:
+        return of
+    rows = np.arange(len(pixels)) if rows is None else rows
+    pairs = _mutual_pairs(neighbors, settings.n_neighbors)
+    pairs = pairs[(exact[pairs] < 0).all(axis=1)]  # copies follow the image they copy
+    distance = 1 - _correlation(pixels, rows[pairs])
+    pairs = pairs[distance <= 1 - settings.pixel_correlation]
+    distance = distance[distance <= 1 - settings.pixel_correlation]
+    usual = np.minimum(*(_usual_distance(pixels, rows, neighbors, settings, i) for i in pairs.T))
+    alike = distance <= settings.distance_ratio * usual
     center = np.zeros(len(of), bool)
     for first, second in pairs[alike]:  # by first, then second: the earliest image is the center
         if of[first] < 0 and of[second] < 0 and not center[second]:
@@ -102,28 +107,44 @@ def near_duplicates(
     return of
 
 
-def _mutual_pairs(
-    neighbors: Neighbors, n_neighbors: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """(P, 2) pairs i < j that hold each other among their nearest, in order; their similarities."""
+def _mutual_pairs(neighbors: Neighbors, n_neighbors: int) -> NDArray[np.int64]:
+    """(P, 2) pairs i < j that hold each other among their nearest, in order."""
     near = neighbors.indices[:, :n_neighbors]
     n, width = near.shape
     i, j = np.repeat(np.arange(n), width), near.ravel()
-    key = np.minimum(i, j) * n + np.maximum(i, j)
-    found, first, times = np.unique(key, return_index=True, return_counts=True)
-    both = times == 2
-    pairs = np.stack([found[both] // n, found[both] % n], axis=1)
-    return pairs, neighbors.similarities[:, :n_neighbors].ravel()[first[both]]
+    found, times = np.unique(np.minimum(i, j) * n + np.maximum(i, j), return_counts=True)
+    both = found[times == 2]
+    return np.stack([both // n, both % n], axis=1)
 
 
-def _thumbnail_correlation(
+def _usual_distance(
+    pixels: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    neighbors: Neighbors,
+    settings: Duplicates,
+    images: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """(B,) median of 1 - correlation of some images and their further neighbors.
+
+    Further ones, because the nearest of an image with many copies are its copies.
+    """
+    width = neighbors.indices.shape[1]
+    first = min(settings.n_neighbors, width - 1)
+    columns = np.unique(np.linspace(first, width - 1, N_BACKGROUND).round().astype(np.int64))
+    others = neighbors.indices[images][:, columns]  # (B, F)
+    pairs = np.stack([np.repeat(images, len(columns)), others.ravel()], axis=1)
+    distance = 1 - _correlation(pixels, rows[pairs])
+    return np.asarray(np.median(distance.reshape(others.shape), axis=1), np.float32)
+
+
+def _correlation(
     pixels: NDArray[np.uint8], pairs: NDArray[np.int64], chunk: int = 4096
 ) -> NDArray[np.float32]:
     """(P,) correlation of the thumbnails of each pair, the better of straight and mirrored."""
     found = np.empty(len(pairs), np.float32)
     for start in range(0, len(pairs), chunk):
-        rows = pairs[start : start + chunk]
-        first, second = _thumbnails(pixels[rows[:, 0]]), _thumbnails(pixels[rows[:, 1]])
+        part = pairs[start : start + chunk]
+        first, second = (_thumbnails(pixels[rows]) for rows in part.T)
         straight = (_standardized(first) * _standardized(second)).sum(axis=1)
         mirrored = (_standardized(first) * _standardized(second[..., ::-1])).sum(axis=1)
         found[start : start + chunk] = np.maximum(straight, mirrored)
