@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from labelsieve.errors import RunError
+from labelsieve.errors import DataError, RunError
 from labelsieve.files import atomic, write_json
 from labelsieve.run import Run, read_run
 
@@ -71,6 +71,33 @@ def test_resume_of_another_job_is_refused(tmp_path: Path):
 def test_resume_of_nothing_starts_afresh(tmp_path: Path):
     with Run.open(tmp_path / "run", "audit", SETTINGS, resume=True) as run:
         assert not run.done
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_a_run_that_meets_a_mistake_in_its_input_leaves_nothing(tmp_path: Path, there_before):
+    out = tmp_path / "run"
+    if there_before:
+        out.mkdir()
+
+    def fail() -> None:
+        with Run.open(out, "audit", SETTINGS) as run:
+            (run.checkpoint / "pixels.npy").write_text("")
+            raise DataError("7 rows for 8 images.")
+
+    with pytest.raises(DataError):
+        fail()
+    assert not out.exists()
+
+
+def test_a_run_that_meets_a_full_disk_keeps_what_it_has(tmp_path: Path):
+    def fail() -> None:
+        with Run.open(tmp_path, "audit", SETTINGS) as run:
+            (run.checkpoint / "pixels.npy").write_text("")
+            raise RunError("disk full")
+
+    with pytest.raises(RunError):
+        fail()
+    assert (tmp_path / "checkpoint" / "pixels.npy").exists()
 
 
 def test_a_cached_value_is_made_once(tmp_path: Path):

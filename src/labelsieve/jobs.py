@@ -30,6 +30,7 @@ def run_demo(out: Path, *, seed: int, resume: bool, overwrite: bool, progress: P
     """Make the demo set inside the run's folder, audit it, and score it against its truth."""
     noise, settings = DemoNoise(), Audit()
     inputs = Inputs(str(out / "images"), seed=seed)
+    make = feature_maker(inputs, settings)
     about = {"inputs": asdict(inputs), "audit": to_dict(settings), "demo": asdict(noise)}
     with Run.open(out, "demo", about, resume=resume, overwrite=overwrite) as run:
         table = out / "truth.csv"
@@ -38,7 +39,7 @@ def run_demo(out: Path, *, seed: int, resume: bool, overwrite: bool, progress: P
                 make_demo(out, noise, seed)
         images = read(inputs.source)
         images = replace(images, truth=read_truth(table, images.ids))
-        return audit_into(run, images, inputs, settings, progress)
+        return audit_into(run, images, inputs, settings, make, progress)
 
 
 def run_corrupt(  # noqa: PLR0913 -- one argument for each kind of noise

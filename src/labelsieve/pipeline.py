@@ -147,13 +147,14 @@ def run_audit(
     """
     images = read(inputs.source, label=inputs.label, truth=inputs.truth)
     check_labels(images)
+    make = feature_maker(inputs, settings)
     about = {
         "inputs": asdict(inputs),
         "audit": to_dict(settings),
         "images": {"n": len(images), "fingerprint": images.fingerprint()},
     }
     with Run.open(out, "audit", about, resume=resume, overwrite=overwrite) as run:
-        return audit_into(run, images, inputs, settings, progress)
+        return audit_into(run, images, inputs, settings, make, progress)
 
 
 def audit_into(
@@ -161,6 +162,7 @@ def audit_into(
     images: ImageSet,
     inputs: Inputs,
     settings: Audit,
+    make: FeatureMaker,
     progress: Progress | None = None,
 ) -> Audited:
     """Audit into an open run. Of a run that had finished, the findings are only read."""
@@ -168,7 +170,6 @@ def audit_into(
     if run.done:
         findings = Findings.load(run.path / "findings.parquet")
     else:
-        make = feature_maker(inputs, settings)
         findings, features = _stages(images, inputs, settings, make, run, progress)
     scores = None if images.truth is None else score(findings, images.truth)
     if run.done:

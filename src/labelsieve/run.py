@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from labelsieve import __version__
-from labelsieve.errors import RunError
+from labelsieve.errors import ConfigError, DataError, RunError
 from labelsieve.files import cannot_write, write_json
 
 T = TypeVar("T")
@@ -37,10 +37,13 @@ LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "pillow", "simplejpeg", 
 class Run:
     """An open, locked run folder. Make it with `Run.open` and use it as a context manager."""
 
-    def __init__(self, path: Path, lock: IO[str], about: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, lock: IO[str], about: dict[str, Any], fresh: bool = False
+    ) -> None:
         self.path = path
         self.about = about
         self._lock = lock
+        self._fresh = fresh
 
     @classmethod
     def open(
@@ -93,10 +96,10 @@ class Run:
             _same_settings(path, before, command, settings)
             return cls(path, lock, before)
         if overwrite and before is not None:
-            _remove_outputs(path, OUTPUTS + (DEMO_OUTPUTS if before["job"] == "demo" else ()))
+            _remove_outputs(path, before["job"])
         elif [name for name in present if name != ".lock"]:
             raise RunError(_not_empty(path, present, is_run=before is not None))
-        run = cls(path, lock, _about(command, settings))
+        run = cls(path, lock, _about(command, settings), fresh=True)
         run.checkpoint.mkdir(exist_ok=True)
         run._write()
         return run
@@ -104,8 +107,13 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._fresh and kind is not None and issubclass(kind, DataError | ConfigError):
+            # The user will change the words: what this run was begun with is of no use.
+            _remove_outputs(self.path, self.about["job"])
         self.close()
+        if self._fresh and kind is not None and not any(self.path.iterdir()):
+            self.path.rmdir()
 
     @property
     def done(self) -> bool:
@@ -266,8 +274,8 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _remove_outputs(path: Path, names: tuple[str, ...]) -> None:
-    for name in names:
+def _remove_outputs(path: Path, job: str) -> None:
+    for name in OUTPUTS + (DEMO_OUTPUTS if job == "demo" else ()):
         target = path / name
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
