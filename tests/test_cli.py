@@ -82,13 +82,17 @@ def test_an_audit_finds_what_was_planted(finished: Path):
     row = {name: i for i, name in enumerate(findings.image)}
     assert findings.verdict[row["1/cut.png"]] == Verdict.BROKEN
     assert findings.image[findings.duplicate_of[row["0/digit0-10.png"]]] == "0/copy.png"
-    planted = [i for name, i in row.items() if "digit" in name and name[0] != name[7]]
-    found = findings.verdict[planted] == Verdict.MISLABELED
+    planted = {i for name, i in row.items() if "digit" in name and name[0] != name[7]}
+    ranked = np.argsort(-np.nan_to_num(findings.probabilities[:, Verdict.MISLABELED]))
+    found = set(np.flatnonzero(findings.verdict == Verdict.MISLABELED).tolist())
+    right = [
+        i for i in planted if findings.class_names[findings.suggestion[i]] == findings.image[i][7]
+    ]
     assert len(planted) == 9
-    assert found.sum() >= 8
-    right = [findings.class_names[findings.suggestion[i]] == findings.image[i][7] for i in planted]
-    assert sum(right) >= 8
-    assert findings.count(Verdict.MISLABELED) <= 15
+    assert len(planted & set(ranked[:10].tolist())) >= 8
+    assert len(planted & found) >= 5
+    assert len(found - planted) <= 1
+    assert len(right) >= 8
 
 
 def test_a_run_holds_what_the_contract_says(finished: Path):
@@ -292,7 +296,7 @@ def test_evaluate_scores_a_run(finished: Path, tmp_path: Path):
     assert result.exit_code == 0, result.output
     found = {each["name"]: each for each in json.loads(result.stdout)["detections"]}
     assert found["mislabeled"]["n_true"] == 9
-    assert found["mislabeled"]["recall"] >= 8 / 9
+    assert found["mislabeled"]["auroc"] > 0.97
     assert found["broken"]["precision"] == 1
 
 

@@ -26,6 +26,7 @@ from labelsieve.methods.sncf.detect import Detection, detect
 from labelsieve.methods.sncf.paper import PaperDetection
 from labelsieve.methods.sncf.recipes import RECIPES
 from labelsieve.methods.sncf.robust import RobustDetection
+from labelsieve.neighbors.approximate import EXACT_LIMIT, approximate_neighbors
 from labelsieve.neighbors.duplicates import Duplicates, exact_duplicates, near_duplicates
 from labelsieve.neighbors.knn import nearest_neighbors
 from labelsieve.records import Features, Findings, ImageSet, Neighbors, Verdict
@@ -271,9 +272,7 @@ def _stages(
     with run.stage("neighbors"):
         neighbors = run.cached(
             run.checkpoint / "neighbors.npz",
-            lambda: nearest_neighbors(
-                values, settings.n_neighbors, progress=partial(progress, "neighbors")
-            ),
+            lambda: _neighbors(values, settings.n_neighbors, inputs.seed, run, progress),
             Neighbors.save,
             Neighbors.load,
         )
@@ -301,6 +300,18 @@ def _whole_rows(images: ImageSet, pixels: Pixels) -> NDArray[np.int64]:
             f"{pixels.reasons[row]}."
         )
     return whole
+
+
+def _neighbors(
+    values: NDArray[np.float32], n_neighbors: int, seed: int, run: Run, progress: Progress
+) -> Neighbors:
+    """Exact up to a million images; beyond, most of them, and run.json says how many."""
+    tell = partial(progress, "neighbors")
+    if len(values) <= EXACT_LIMIT:
+        return nearest_neighbors(values, n_neighbors, progress=tell)
+    found = approximate_neighbors(values, n_neighbors, seed=seed, progress=tell)
+    run.note(neighbor_recall=found.recall)
+    return found.neighbors
 
 
 def _rows_of(features: Features, images: ImageSet, rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -308,7 +308,7 @@ def group_foreign(features: NDArray[np.float32], settings: PaperDetection) -> ND
 
     Deviation: too few images for `group_min_samples`, or one group that holds more than
     `largest_group` of them, count as no groups. A loss that pulls a group together would pull
-    together all that is foreign. Time grows with the square of their number: 2 s for 10,000.
+    together all that is foreign. Time grows with the square of their number: 3 s for 10,000.
 
     Returns:
         (n,) group of each, -1 for none.
@@ -333,7 +333,7 @@ def _doubts_of_embedding(embedding: Embedding) -> list[str]:
         return [
             f"Only the first {kept} of {len(values)} components of the embedding stand out "
             f"(eigenvalues {values[kept - 1]:.2f}, then {values[kept]:.2f}); the others are noise "
-            f"that can hide the foreign images. Try --set n_components={kept}."
+            f"that can hide the foreign images. Try --set detection.n_components={kept}."
         ]
     return []
 
