@@ -87,7 +87,7 @@ def test_where_the_paper_fails_we_fail_alike_and_say_so(small):
     assert toy.foreign[found.kinds == Verdict.FOREIGN].mean() < 0.1
     text = "\n".join(found.warnings)
     assert "Only the first 4 of 20 components" in text
-    assert "Try --set n_components=4." in text
+    assert "Try --set detection.n_components=4." in text
     assert "1 of 4 classes have different foreign clusters by density and by neighbors'" in text
     assert "3 of 4 classes have more than 40 % of their images in no cluster (such as cl" in text
     assert "foreign images fall into no groups" in text

@@ -23,11 +23,12 @@ D_UNKNOWN = 768  # features of a network or of the user's own, for the estimate 
 # CPU-seconds on one core that multiplies float32 matrices at 80 GFLOP/s; made by
 # `python benchmarks/stages.py`, see docs/results.md. A machine twice as fast takes half.
 REFERENCE_RATE = 80e9
-FIT_SECONDS = 20.0  # of the dictionary, whatever the number of images
-CODE_SECONDS = 0.4e-3  # of the dictionary, an image or view
+FIT_SECONDS = 10.0  # of the dictionary, whatever the number of images
+CODE_SECONDS = 0.6e-3  # of the dictionary, an image or view
 NETWORK_SECONDS = 0.1  # of a network of 4 GMAC, an image
-PAIR_SECONDS = 4e-9  # of the neighbors, a pair of images, at 256 dimensions
-DETECT_SECONDS = 1.5e-3  # an image
+PAIR_SECONDS = 4.4e-9  # of the neighbors, a pair of images, at 256 dimensions
+DETECT_SECONDS = (5.0, 1.1e-3)  # whatever the number of images, and an image
+REPORT_SECONDS = 7.0  # nearly whatever the number of images
 BASE_MEMORY_MB = 700  # of Python with its libraries, and the dictionary's matrices
 
 
@@ -95,7 +96,8 @@ def estimate(inputs: Inputs, settings: Audit) -> Plan:
     costs = {
         "features": seconds,
         "neighbors": PAIR_SECONDS * n**2 * n_dimensions / 256,
-        "detect": DETECT_SECONDS * n,
+        "detect": DETECT_SECONDS[0] + DETECT_SECONDS[1] * n,
+        "report": REPORT_SECONDS,
     }
     stages = [Stage("decode", decode_seconds * n)]
     stages += [Stage(name, cost / speed / n_cores) for name, cost in costs.items()]

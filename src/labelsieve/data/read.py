@@ -20,7 +20,7 @@ _FORMS = "a folder of images, a .csv, .tsv, .parquet or .tar file, or a folder o
 def read(source: str | Path, *, label: str | None = None, truth: str | None = None) -> ImageSet:
     """Find out what images there are and what is said of them, without decoding or copying any.
 
-    The forms of a source, column by column, are in docs/formats-input.md. A file that turns out
+    The forms of a source, column by column, are in docs/formats.md. A file that turns out
     broken is part of the set: decoding it gives the reason.
 
     Args:
