@@ -12,12 +12,13 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from labelsieve.data.decode import stream
+from labelsieve.data.places import reading_order
 from labelsieve.data.read import read
 from labelsieve.features.dictionary import n_codes_to_fit
 from labelsieve.pipeline import Audit, Inputs, check_labels, feature_maker
 from labelsieve.records import ImageSet
 
-N_TRIED = 64  # images decoded to see how long one takes
+N_TRIED = 256  # images decoded to see how long one takes
 D_UNKNOWN = 768  # features of a network or of the user's own, for the estimate only
 
 # CPU-seconds on one core that multiplies float32 matrices at 80 GFLOP/s; made by
@@ -90,7 +91,7 @@ def estimate(inputs: Inputs, settings: Audit) -> Plan:
     feature_maker(inputs, settings)
     n, size = len(images), settings.dictionary.image_size
     n_cores = os.cpu_count() or 1
-    decode_seconds, broken = _try_decoding(images, size)
+    decode_seconds, *broken = _try_decoding(images, size)
     speed = _matmul_rate() / (REFERENCE_RATE * n_cores)  # of a core, against the reference's
     kind, seconds, n_dimensions = _features(inputs, settings, n)
     costs = {
@@ -111,7 +112,7 @@ def estimate(inputs: Inputs, settings: Audit) -> Plan:
         n_unlabeled=int((np.asarray(images.labels) < 0).sum()),
         n_classes=int((counts > 0).sum()),
         smallest_class=(images.class_names[smallest], int(counts[smallest])),
-        broken_of_tried=(broken, min(n, N_TRIED)),
+        broken_of_tried=(broken[0], broken[1]),
         features=kind,
         stages=tuple(stages),
         memory_mb=round(BASE_MEMORY_MB + (2 * rows + 3 * near) / 1e6),
@@ -146,12 +147,14 @@ def _features(inputs: Inputs, settings: Audit, n: int) -> tuple[str, float, int]
     return kind, FIT_SECONDS + CODE_SECONDS * n_codes, settings.dictionary.n_dimensions
 
 
-def _try_decoding(images: ImageSet, size: int) -> tuple[float, int]:
-    """Seconds an image with all cores, and how many of those tried are broken."""
-    rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), N_TRIED)).astype(np.int64))
+def _try_decoding(images: ImageSet, size: int) -> tuple[float, int, int]:
+    """Seconds an image with all cores, and of the images tried how many are broken."""
+    rows = reading_order(images.places)[:N_TRIED]  # one after another, as the audit will
+    for batch in stream(images, size, len(rows), rows=rows[:8]):
+        del batch  # opens the file and imports the decoder
     begun = time.perf_counter()
     broken = sum(len(batch.broken) for batch in stream(images, size, len(rows), rows=rows))
-    return (time.perf_counter() - begun) / len(rows), broken
+    return (time.perf_counter() - begun) / len(rows), broken, len(rows)
 
 
 def _matmul_rate() -> float:
