@@ -341,7 +341,7 @@ def _assemble(
     def in_set(rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.where(rows >= 0, whole[rows], -1)
 
-    reasons = [f"The file cannot be read: {why}." for why in broken]
+    reasons = [f"{why[:1].upper()}{why[1:]}." if why else "" for why in broken]
     for row, why in zip(whole, detection.reasons, strict=True):
         reasons[row] = why
     return Findings(

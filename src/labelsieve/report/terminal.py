@@ -147,7 +147,7 @@ def _remarks(findings: Findings) -> list[Text]:
     if figures["n_foreign_groups"]:
         remarks.append(f"foreign groups: {figures['n_foreign_groups']:,}")
     broken = np.flatnonzero(findings.verdict == Verdict.BROKEN)
-    remarks.extend(f"broken: {findings.image[row]}: {findings.reason[row]}" for row in broken[:3])
+    remarks.extend(f"broken: {findings.image[row]} ({findings.reason[row]})" for row in broken[:3])
     if len(broken) > 3:
         remarks.append(f"broken: {len(broken) - 3:,} more in findings.csv")
     return [Text(remark) for remark in remarks]

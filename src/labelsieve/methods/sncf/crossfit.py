@@ -20,6 +20,8 @@ Progress = Callable[[int, int], None]  # (done, total)
 
 SMALLEST_BATCH, LARGEST_BATCH = 16, 512  # images; between them a fold has STEPS_AN_EPOCH steps
 STEPS_AN_EPOCH = 25
+MOST_EPOCHS = 100  # for `least_steps`
+N_LOOKS = 10  # at the held-out labels, after the first third
 BLOCK = 8192  # rows predicted at once
 
 
@@ -62,7 +64,7 @@ def cross_fit(
     would turn into: the forward correction of Patrini et al. (CVPR 2017, theorem 2). Without, they
     predict the labels as they are given, mistakes and all.
 
-    The epoch at which training stops is the one whose held-out labels were likeliest.
+    Of up to ten epochs, the one counts to which the held-out labels were likeliest.
 
     Args:
         inputs: (N, D), columns of about unit variance.
@@ -95,9 +97,10 @@ def cross_fit(
         generator,
     )
     best, lowest = ensemble.predict(), math.inf
+    looks = set(np.linspace(ensemble.n_epochs // 3, ensemble.n_epochs - 1, N_LOOKS).astype(int))
     for epoch in range(ensemble.n_epochs):
         ensemble.learn(epoch)
-        if epoch >= ensemble.n_epochs // 3:
+        if epoch in looks:
             held_out = ensemble.predict()
             surprise = ensemble.surprise(held_out)
             if not math.isfinite(surprise):
@@ -153,7 +156,8 @@ class _Ensemble:
             max(self.n_rows // STEPS_AN_EPOCH, SMALLEST_BATCH), LARGEST_BATCH, self.n_rows
         )
         self.n_steps = self.n_rows // self.batch_size
-        self.n_epochs = max(settings.n_epochs, math.ceil(settings.least_steps / self.n_steps))
+        more = min(math.ceil(settings.least_steps / self.n_steps), MOST_EPOCHS)
+        self.n_epochs = max(settings.n_epochs, more)
         self.parameters = self._start(inputs.shape[1], settings.n_hidden, n_repeats * self.n_folds)
         self.optimizer = torch.optim.AdamW(
             self.parameters, settings.learning_rate, betas=(0.9, 0.98),

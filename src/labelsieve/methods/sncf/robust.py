@@ -41,9 +41,7 @@ class RobustDetection:
     """Settings of the default recipe."""
 
     classifier: CrossFit = field(default_factory=CrossFit)
-    n_repeats: int = (
-        4  # of the second round; what follows spans what nobody can know, evenly in log
-    )
+    n_repeats: int = 4  # of the second round; they differ in reach and floor, which nobody knows
     shortest_reach: float = 0.03  # of the anchors of a class, share of its images
     longest_reach: float = 0.2
     lowest_floor: float = 0.15  # share of the classes that a known image is far from
@@ -59,12 +57,8 @@ class RobustDetection:
                     f"{low}={getattr(self, low)} and {high}={getattr(self, high)}; "
                     f"expected 0 < {low} <= {high} <= 1."
                 )
-        for name, least in {
-            "n_repeats": 1,
-            "most_dimensions": 1,
-            "power": 0,
-            "doubt_images": 0,
-        }.items():
+        least_values = {"n_repeats": 1, "most_dimensions": 1, "power": 0, "doubt_images": 0}
+        for name, least in least_values.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least {least}.")
 
@@ -135,7 +129,7 @@ def detect_robust(
     present = np.unique(labels[labels >= 0])
     if len(present) < 2:
         raise DataError(
-            f"{len(labels)} images with labels of {len(present)} class(es). "
+            f"{len(labels)} images with labels of {len(present)} of {len(class_names)} classes. "
             "A label can only be doubted where there are two classes or more."
         )
     n_parts = 1 + settings.n_repeats  # of about the same time

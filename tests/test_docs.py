@@ -1,0 +1,341 @@
+"""The docs say what the program does: names, settings, commands, messages and links hold."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import labelsieve
+from labelsieve import errors, pipeline
+from labelsieve.cli import main
+from labelsieve.config import from_toml, overrides
+from labelsieve.methods.sncf.paper import PaperDetection
+from labelsieve.methods.sncf.recipes import RECIPES
+from labelsieve.pipeline import Audit
+from labelsieve.records import Findings, Verdict
+from labelsieve.run import DEMO_OUTPUTS, OUTPUTS
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+TEXT = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
+ALL_DOCS = "\n".join(text for name, text in TEXT.items() if name != "README.md")
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+FAST = ("dictionary.n_components=96", "dictionary.patches.n_atoms=32",
+        "dictionary.views.in_all=1000", "dictionary.patches.n_patches=5000",
+        "detection.classifier.least_steps=60", "detection.n_repeats=1")  # fmt: skip
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    marked: bool  # to be run: <!-- run --> stands before it
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks() -> Iterator[Block]:
+    for page, text in TEXT.items():
+        for found in re.finditer(r"(<!-- run -->\n)?```(\w*)\n(.*?)^```", text, re.S | re.M):
+            line = text[: found.start()].count("\n") + 1
+            yield Block(page, line, found[2], found[3], found[1] is not None)
+
+
+def prose(text: str) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+
+
+BLOCKS = list(blocks())
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_and_option_is_documented(name: str):
+    assert f"`labelsieve {name}" in ALL_DOCS
+    for parameter in main.commands[name].params:
+        if isinstance(parameter, click.Option):
+            option = max(parameter.opts, key=len)
+            pattern = rf"(?<![\w-]){re.escape(option)}(?![\w-])"
+            assert re.search(pattern, ALL_DOCS), f"labelsieve {name} {option}"
+
+
+def settings_of(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted name and default of every setting, as `--set` takes them."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from settings_of(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, str(value).lower() if value in (True, False) else str(value)
+
+
+ROBUST, PAPER = Audit(), Audit(detection=PaperDetection())
+
+
+@pytest.mark.parametrize("settings", [ROBUST, PAPER], ids=["robust", "paper"])
+def test_every_setting_is_documented_with_its_default(settings: Audit):
+    for name, default in settings_of(settings):
+        assert f"| `{name}` | `{default}` | " in TEXT["audit.md"], f"docs/audit.md: {name}"
+
+
+def test_no_setting_is_documented_that_is_not_there():
+    known = {name for settings in (ROBUST, PAPER) for name, _ in settings_of(settings)}
+    pattern = r"`((?:detection|dictionary|duplicates)\.[a-z_.]+[a-z])(?:=[^`]*)?`"
+    named = {name for text in TEXT.values() for name in re.findall(pattern, text)}
+    assert named - known == set()
+
+
+def test_every_recipe_and_error_class_is_documented():
+    for name in RECIPES:
+        assert f"`{name}`" in TEXT["audit.md"], name
+    for name, value in vars(errors).items():
+        if inspect.isclass(value) and issubclass(value, Exception):
+            assert f"| `{name}` |" in TEXT["troubleshooting.md"], name
+
+
+def test_every_file_and_column_of_a_run_is_documented():
+    formats = TEXT["formats.md"]
+    for name in (*OUTPUTS, *DEMO_OUTPUTS):
+        assert f"`{name}" in formats, name
+    for verdict in Verdict:
+        assert f"`{verdict.name.lower()}`" in formats
+    for field in dataclasses.fields(pipeline.Inputs):
+        assert f"`{field.name}`" in formats, field.name
+    empty = Findings(
+        (), (), *[np.empty(0, np.int64)] * 2, np.empty((0, 3), np.float32),
+        np.empty(0, np.int64), np.empty(0, np.float32), *[np.empty(0, np.int64)] * 2,
+        np.empty((0, 0), np.int64), (),
+    )  # fmt: skip
+    for column in empty.to_arrow().column_names:
+        assert f"`{column}`" in formats, column
+
+
+def test_functions_and_files_that_the_audit_page_names_are_there():
+    names, files = set(), {str(path.relative_to(ROOT / "src/labelsieve")) for path in SOURCES}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names.add(node.name)
+    inside = TEXT["audit.md"].partition("## How it works")[2].partition("## Where we differ")[0]
+    for word in re.findall(r"`([\w/.]+)`", inside):
+        if word.endswith(".py"):
+            assert word in files or f"methods/sncf/{word}" in files, word
+        elif re.fullmatch(r"[a-z_A-Z]+(\.[a-z_]+)?", word) and ("_" in word or "." in word):
+            assert word.rpartition(".")[2] in names or (DOCS / word).exists() or word.endswith(
+                (".html", ".parquet", ".csv", ".json")
+            ), word  # fmt: skip
+
+
+def test_files_that_results_and_readme_name_are_there():
+    for page in ("results.md", "README.md"):
+        for name in re.findall(r"(?:benchmarks|tests|requirements)/[\w/]+\.\w+", TEXT[page]):
+            assert (ROOT / name).is_file(), f"{page}: {name}"
+
+
+# Links
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as Markdown viewers make them."""
+    found = set()
+    for heading in re.findall(r"^#+ (.*)$", prose(text), re.M):
+        words = re.sub(r"[^\w\- ]", "", heading.lower())
+        found.add(words.strip().replace(" ", "-"))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_resolve(page: Path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(TEXT[page.name])):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        to = page if not name else (page.parent / name).resolve()
+        assert to.is_file(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors(to.read_text(encoding="utf-8")), f"{page.name}: {target}"
+
+
+def test_no_page_names_a_place_of_one_machine():
+    for name, text in TEXT.items():
+        assert not re.search(r"(?<![\w.])/(home|root|tmp|work|opt|Users)/", text), name
+
+
+# Commands
+
+
+def commands() -> Iterator[tuple[str, list[str], bool]]:
+    """Where, the words after `labelsieve`, and whether it is a whole command."""
+    for block in BLOCKS:
+        if block.language in ("console", "sh"):
+            for line in block.text.replace("\\\n", " ").splitlines():
+                words = shlex.split(line.removeprefix("$ "), comments=True)
+                if words[:1] == ["labelsieve"] and line.startswith("$ "):
+                    yield str(block), words[1:], True
+    for page, text in TEXT.items():
+        for inline in re.findall(r"`labelsieve ([^`\n]+)`", prose(text)):
+            words = [word for word in shlex.split(inline) if word != "…"]
+            yield page, words, "--out" in words
+
+
+COMMANDS = list(commands())
+
+
+def test_there_are_commands_to_check():
+    assert sum(whole for *_, whole in COMMANDS) >= 10
+
+
+@pytest.mark.parametrize(("where", "words", "whole"), COMMANDS, ids=lambda value: str(value)[:60])
+def test_commands_exist_with_the_options_shown(where: str, words: list[str], whole: bool):
+    if words[0].startswith("-"):
+        assert words[0] in ("--help", "--version"), where
+        return
+    command = main.commands[words[0]]
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("-")} <= known | {"--help"}, where
+    if whole:
+        context = command.make_context(words[0], list(words[1:]))  # raises what click would say
+        changes = context.params.get("changes") or ()
+        overrides(pipeline.recipe(context.params.get("recipe", "robust")), changes)
+
+
+def test_settings_files_shown_are_read(tmp_path: Path):
+    shown = [block for block in BLOCKS if block.language == "toml"]
+    assert shown
+    for block in shown:
+        file = tmp_path / "settings.toml"
+        file.write_text(block.text, encoding="utf-8")
+        assert from_toml(Audit(), file) != Audit()
+
+
+# Python
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos/, a finished run/ of them, and features.npy."""
+    root = tmp_path_factory.mktemp("docs")
+    digits = load_digits()
+    for name in (0, 1):
+        for i, row in enumerate(np.flatnonzero(digits.target == name)[:30]):
+            gray = (255 - digits.images[row] * 15).astype(np.uint8)
+            folder = root / "photos" / ("dog" if (name == 1) != (i < 2) else "cat")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(gray).resize((32, 32)).save(folder / f"{name}-{i:02d}.png")
+    (root / "photos" / "cat" / "broken.png").write_bytes(b"")
+    fast = [word for change in FAST for word in ("--set", change)]
+    words = ["audit", str(root / "photos"), "--out", str(root / "run"), *fast]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    for suffix in ("npy", "json"):
+        (root / f"features.{suffix}").write_bytes((root / f"run/features.{suffix}").read_bytes())
+    return root
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_python_shown_compiles(block: Block):
+    compile(block.text, str(block), "exec")
+
+
+@pytest.mark.parametrize("block", [block for block in PYTHON if block.marked], ids=str)
+def test_python_shown_runs(block: Block, workplace: Path, monkeypatch: pytest.MonkeyPatch):
+    quick = partial(_quick, pipeline.recipe)
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(pipeline, "Audit", lambda: quick("robust"))  # what ls.audit uses by default
+    monkeypatch.setitem(vars(labelsieve), "recipe", quick)
+    exec(compile(block.text, str(block), "exec"), {})
+
+
+def _quick(recipe: Any, name: str) -> Audit:
+    """The settings of a recipe, for tests: the same steps with smaller numbers."""
+    return overrides(Audit(detection=RECIPES[name]()), FAST)
+
+
+def test_every_python_block_is_run():
+    assert [str(block) for block in PYTHON if not block.marked] == []
+
+
+@pytest.mark.slow
+def test_the_output_in_the_readme_is_what_the_demo_prints(tmp_path: Path):
+    """Counts may move a little with other versions of the libraries, not much."""
+    result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "run"), "--json"])
+    counts = json.loads(result.stdout)["verdicts"]
+    for name, found in counts.items():
+        shown = re.search(rf"^{name} +([\d,]+) +[\d.]+ %  ", TEXT["README.md"], re.M)
+        assert shown is not None, name
+        assert found["n_images"] == pytest.approx(int(shown[1].replace(",", "")), rel=0.1), name
+
+
+# Messages
+
+
+def templates() -> list[str]:
+    """Every text of the package, with … for what varies."""
+    found = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [v.value if isinstance(v, ast.Constant) else "…" for v in node.values]
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+TEMPLATES = templates()
+
+
+def fixed_parts(message: str) -> list[str]:
+    return [part.strip() for part in message.split("…") if part.strip(" :.,()'`")]
+
+
+MESSAGES = re.findall(r"^### `(.*)`$", TEXT["troubleshooting.md"], re.M)
+WARNINGS = re.findall(
+    r"^\| `(.*?…?.*?)` \| ", TEXT["audit.md"].partition("## When not to trust it")[2], re.M
+)
+
+
+def test_there_are_messages_to_check():
+    assert len(MESSAGES) >= 25
+    assert len(WARNINGS) >= 10
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_headings_of_troubleshooting_are_our_own_words(message: str):
+    pattern = ".*".join(map(re.escape, fixed_parts(message)))
+    assert any(re.search(pattern, template, re.S) for template in TEMPLATES)
+
+
+@pytest.mark.parametrize("warning", WARNINGS)
+def test_warnings_explained_are_our_own_words(warning: str):
+    for part in fixed_parts(warning):
+        assert any(part.removeprefix("classes have ") in template for template in TEMPLATES), part
+
+
+def test_every_heading_of_troubleshooting_below_a_section_is_a_message():
+    headings = re.findall(r"^### (.*)$", TEXT["troubleshooting.md"], re.M)
+    assert [heading for heading in headings if not heading.startswith("`")] == []
