@@ -189,3 +189,12 @@ def test_a_file_of_another_program_is_refused(tmp_path: Path):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "x.parquet")
     with pytest.raises(DataError, match="not a file of ours"):
         Findings.load(tmp_path / "x.parquet")
+
+
+def test_findings_are_written_by_the_name_of_the_file(tmp_path: Path):
+    findings().write(str(tmp_path / "f.csv"))
+    findings().write(tmp_path / "f.parquet")
+    assert (tmp_path / "f.csv").read_text().startswith('"image","label","verdict"')
+    same(findings(), Findings.load(tmp_path / "f.parquet"))
+    with pytest.raises(DataError, match=r"f.xlsx: findings are written as .csv or .parquet"):
+        findings().write(tmp_path / "f.xlsx")

@@ -21,7 +21,6 @@ from labelsieve.report.table import (
     percent,
     summary,
     top_confusions,
-    write_csv,
 )
 from labelsieve.report.terminal import terminal_scores, terminal_summary
 from made_findings import made_findings, random_findings
@@ -42,7 +41,7 @@ def read_back(path):
 
 def test_the_csv_has_the_columns_of_the_parquet_file(tmp_path):
     findings = random_findings(40, 3, seed=0, neighbors=np.arange(200).reshape(40, 5) % 40)
-    write_csv(findings, tmp_path / "findings.csv")
+    findings.write(tmp_path / "findings.csv")
     rows = read_back(tmp_path / "findings.csv")
     expected = findings.to_arrow().to_pylist()
     assert list(rows[0]) == list(expected[0])
@@ -60,7 +59,7 @@ def test_the_csv_has_the_columns_of_the_parquet_file(tmp_path):
 
 def test_an_image_without_neighbors_has_an_empty_list(tmp_path):
     findings = made_findings([CLEAN, CLEAN], [0, 0], neighbors=np.array([[-1, -1], [0, -1]]))
-    write_csv(findings, tmp_path / "f.csv")
+    findings.write(tmp_path / "f.csv")
     assert [row["neighbors"] for row in read_back(tmp_path / "f.csv")] == ["", "0000.png"]
 
 
@@ -68,7 +67,7 @@ def test_a_name_with_a_bar_in_it_can_be_told_from_two_names(tmp_path):
     findings = made_findings(
         [CLEAN] * 2, [0, 0], image=["a|b.png", "c\\d.png"], neighbors=np.array([[1, 0], [0, -1]])
     )
-    write_csv(findings, tmp_path / "f.csv")
+    findings.write(tmp_path / "f.csv")
     assert [row["neighbors"] for row in read_back(tmp_path / "f.csv")] == [
         "c\\\\d.png|a\\|b.png",
         "a\\|b.png",
@@ -77,7 +76,7 @@ def test_a_name_with_a_bar_in_it_can_be_told_from_two_names(tmp_path):
 
 @pytest.mark.parametrize("name", ["=1+1.png", "+x", "-x.png", "@sum", "\tx", "'=x", "-1e"])
 def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe(tmp_path, name):
-    write_csv(made_findings([CLEAN], [0], image=[name]), tmp_path / "f.csv")
+    made_findings([CLEAN], [0], image=[name]).write(tmp_path / "f.csv")
     assert read_back(tmp_path / "f.csv")[0]["image"] == "'" + name
 
 
@@ -85,7 +84,7 @@ def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe(tmp_path, name):
     "name", ["-1", "+2.5", "a=b", "0", "x,y", 'say "x"', "two\nlines", "雪.png"]
 )
 def test_numbers_and_other_text_stay_as_they_are(tmp_path, name):
-    write_csv(made_findings([CLEAN], [0], class_names=[name]), tmp_path / "f.csv")
+    made_findings([CLEAN], [0], class_names=[name]).write(tmp_path / "f.csv")
     assert read_back(tmp_path / "f.csv")[0]["label"] == name
 
 
@@ -95,7 +94,7 @@ text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1
 @given(st.lists(text, min_size=1, max_size=5, unique=True))
 def test_any_name_survives_the_csv_but_for_one_apostrophe(tmp_path_factory, names):
     path = tmp_path_factory.mktemp("csv") / "f.csv"
-    write_csv(made_findings([CLEAN] * len(names), [0] * len(names), image=names), path)
+    made_findings([CLEAN] * len(names), [0] * len(names), image=names).write(path)
     options = pyarrow.csv.ParseOptions(newlines_in_values=True)
     strings = pyarrow.csv.ConvertOptions(
         column_types={"image": pyarrow.string()}, include_columns=["image"]
@@ -108,7 +107,7 @@ def test_any_name_survives_the_csv_but_for_one_apostrophe(tmp_path_factory, name
 
 def test_a_csv_that_cannot_be_written_says_so_and_leaves_nothing(tmp_path):
     with pytest.raises(RunError, match="cannot be written"):
-        write_csv(made_findings([CLEAN], [0]), tmp_path / "missing" / "f.csv")
+        made_findings([CLEAN], [0]).write(tmp_path / "missing" / "f.csv")
 
 
 def test_the_summary_counts_every_image_once_and_is_json():

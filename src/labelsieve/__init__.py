@@ -1,4 +1,4 @@
-"""From a folder of noisily labelled images to verdicts, clean labels and robust models."""
+"""From a folder of noisily labeled images to verdicts, clean labels and robust models."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Group(click.Group):
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="labelsieve")
 def main() -> None:
-    """From a folder of noisily labelled images to verdicts and clean labels.
+    """From a folder of noisily labeled images to verdicts and clean labels.
 
     \b
     Try it:       labelsieve demo
@@ -112,7 +112,7 @@ def audit(
     as_json: bool,
     **chosen: Any,
 ) -> None:
-    """Sort labelled images into clean, mislabeled, foreign and broken; find duplicates.
+    """Sort labeled images into clean, mislabeled, foreign and broken; find duplicates.
 
     IMAGES is a folder with one folder a class, a CSV or Parquet table, a Hugging Face data set
     folder, or WebDataset tars. Images are only ever read. OUT gets findings.csv, findings.parquet,

@@ -30,7 +30,7 @@ NETWORK_SECONDS = 0.1  # of a network of 4 GMAC, an image
 PAIR_SECONDS = 4.4e-9  # of the neighbors, a pair of images, at 256 dimensions
 DETECT_SECONDS = (5.0, 1.1e-3)  # whatever the number of images, and an image
 REPORT_SECONDS = 7.0  # nearly whatever the number of images
-BASE_MEMORY_MB = 700  # of Python with its libraries, and the dictionary's matrices
+BASE_MEMORY_MB = 950  # of Python with its libraries, and the dictionary's matrices
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+
 from labelsieve.errors import RunError
+
+# A spreadsheet runs text that starts so as a formula, unless it is a plain number. An apostrophe at
+# the start is guarded too, so that dropping one leading apostrophe always gives the text back.
+_FORMULA = r"^[=+\-@\t\r']"
+_NUMBER = r"^[+-]?[0-9]+(\.[0-9]+)?$"
 
 
 @contextmanager
@@ -42,3 +51,36 @@ def cannot_write(path: Path, error: OSError) -> RunError:
         f"{path}: cannot be written: {error.strerror or error}. Free some space or choose another "
         "--out; what is finished stays, and --resume goes on from it."
     )
+
+
+def write_csv(table: pa.Table, path: Path) -> None:
+    r"""Write a table of texts, numbers and lists of texts as CSV, atomically.
+
+    Null is an empty field. The items of a list are joined by `|`, with `\` before a `|` or `\` of
+    their own. Text that a spreadsheet would run as a formula (it starts with = + - @ tab or return
+    and is no number) or that starts with an apostrophe gets an apostrophe in front.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    columns = {name: _for_csv(table.column(name)) for name in table.column_names}
+    with atomic(path) as partial:
+        csv.write_csv(pa.table(columns), partial)
+
+
+def _for_csv(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_list(column.type):
+        lists = column.combine_chunks()
+        texts = pc.replace_substring_regex(lists.flatten(), r"([|\\])", r"\\\1")
+        rejoined = pa.ListArray.from_arrays(_offsets(lists), texts)
+        column = pc.binary_join(rejoined, "|")
+    if not pa.types.is_string(column.type):
+        return column
+    formula = pc.match_substring_regex(column, _FORMULA)
+    number = pc.match_substring_regex(column, _NUMBER)
+    guarded = pc.binary_join_element_wise("'", column, "")
+    return pc.if_else(pc.and_not(formula, number), guarded, column)
+
+
+def _offsets(lists: pa.ListArray) -> pa.Array:
+    return pc.subtract(lists.offsets, lists.offsets[0])

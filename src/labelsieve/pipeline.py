@@ -32,7 +32,7 @@ from labelsieve.neighbors.knn import nearest_neighbors
 from labelsieve.records import Features, Findings, ImageSet, Neighbors, Verdict
 from labelsieve.report.metrics import Scores, score
 from labelsieve.report.page import write_page
-from labelsieve.report.table import summary, write_csv
+from labelsieve.report.table import summary
 from labelsieve.run import Run
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -102,7 +102,7 @@ def audit(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Findings:
-    """Sort labelled images into clean, mislabeled, foreign and broken; find duplicates.
+    """Sort labeled images into clean, mislabeled, foreign and broken; find duplicates.
 
     Args:
         images: from `read`, with one label an image (-1 for none).
@@ -175,8 +175,8 @@ def audit_into(
     scores = None if images.truth is None else score(findings, images.truth)
     if run.done:
         return Audited(images, findings, scores)
-    findings.save(run.path / "findings.parquet")
-    write_csv(findings, run.path / "findings.csv")
+    findings.write(run.path / "findings.parquet")
+    findings.write(run.path / "findings.csv")
     run.note(summary=summary(findings), scores=None if scores is None else scores.to_dict())
     with run.stage("report"):
         write_page(
@@ -320,6 +320,12 @@ def _rows_of(features: Features, images: ImageSet, rows: NDArray[np.int64]) -> N
     if features.ids == wanted:
         return features.values
     place = {name: row for row, name in enumerate(features.ids)}
+    missing = [name for name in wanted if name not in place]
+    if missing:
+        raise DataError(
+            f"{features.made_by}: no features for {len(missing)} of {len(wanted)} images that "
+            f"can be read, such as {missing[0]!r}. Make them for the whole set."
+        )
     return features.values[[place[name] for name in wanted]]
 
 

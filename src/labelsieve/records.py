@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from labelsieve.errors import DataError, import_extra
-from labelsieve.files import atomic, write_json
+from labelsieve.files import atomic, write_csv, write_json
 
 
 class Verdict(IntEnum):
@@ -326,6 +326,21 @@ class Findings:
         """A pandas DataFrame of the contracted columns."""
         import_extra("pandas", "pandas", "Findings.to_pandas()")
         return self.to_arrow().to_pandas()
+
+    def write(self, path: str | Path) -> None:
+        """Write the contracted columns as .csv or .parquet, by the name of the file.
+
+        Raises:
+            DataError: another suffix.
+            RunError: the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() == ".csv":
+            write_csv(self.to_arrow(), path)
+        elif path.suffix.lower() == ".parquet":
+            self.save(path)
+        else:
+            raise DataError(f"{path}: findings are written as .csv or .parquet. Name such a file.")
 
     def save(self, path: Path) -> None:
         """Write the contracted Parquet file; noise rates and warnings travel in its metadata."""

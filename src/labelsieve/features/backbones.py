@@ -122,7 +122,7 @@ def _from_cache(timm: ModuleType, name: str) -> nn.Module:
     model_name = name.removeprefix(_PREFIX)
     what_to_do = (
         "Get them from https://huggingface.co/timm and give the file with --weights FILE; or, "
-        "where  they are in the Hugging Face cache already, set HF_HUB_OFFLINE=1."
+        "where they are in the Hugging Face cache already, set HF_HUB_OFFLINE=1."
     )
     if os.environ.get("HF_HUB_OFFLINE", "").upper() not in ("1", "ON", "YES", "TRUE"):
         raise ConfigError(

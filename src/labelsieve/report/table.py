@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyarrow import csv
 
-from labelsieve.files import atomic
 from labelsieve.records import Findings, NoiseRate, Verdict
 
 N_CONFUSIONS = 15  # pairs in a summary
@@ -24,11 +19,6 @@ MEANINGS = {
     Verdict.BROKEN: "the file cannot be read as an image",
 }
 
-# A spreadsheet runs text that starts so as a formula, unless it is a plain number. An apostrophe at
-# the start is guarded too, so that dropping one leading apostrophe always gives the text back.
-_FORMULA = r"^[=+\-@\t\r']"
-_NUMBER = r"^[+-]?[0-9]+(\.[0-9]+)?$"
-
 
 @dataclass(frozen=True)
 class Confusion:
@@ -37,23 +27,6 @@ class Confusion:
     given: int  # class
     suggested: int  # class
     n_images: int
-
-
-def write_csv(findings: Findings, path: Path) -> None:
-    r"""Write the columns of the Parquet file as CSV, whole or not at all.
-
-    Null is an empty field. The items of a list are joined by `|`, with `\` before a `|` or `\` of
-    their own. Text that a spreadsheet would run as a formula (it starts with = + - @ tab or return
-    and is no number) or that starts with an apostrophe gets an apostrophe in front; the Parquet
-    file has the exact text.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
-    table = findings.to_arrow()
-    columns = {name: _for_csv(table.column(name)) for name in table.column_names}
-    with atomic(Path(path)) as partial:
-        csv.write_csv(pa.table(columns), partial)
 
 
 def summary(findings: Findings) -> dict[str, Any]:
@@ -151,21 +124,3 @@ def _grouped(rows: NDArray[np.int64], keys: NDArray[np.int64]) -> list[NDArray[n
     order = np.argsort(keys, kind="stable")
     cuts = np.flatnonzero(np.diff(keys[order])) + 1
     return sorted(np.split(rows[order], cuts), key=lambda group: -len(group))
-
-
-def _for_csv(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pa.types.is_list(column.type):
-        lists = column.combine_chunks()
-        texts = pc.replace_substring_regex(lists.flatten(), r"([|\\])", r"\\\1")
-        rejoined = pa.ListArray.from_arrays(_offsets(lists), texts)
-        column = pc.binary_join(rejoined, "|")
-    if not pa.types.is_string(column.type):
-        return column
-    formula = pc.match_substring_regex(column, _FORMULA)
-    number = pc.match_substring_regex(column, _NUMBER)
-    guarded = pc.binary_join_element_wise("'", column, "")
-    return pc.if_else(pc.and_not(formula, number), guarded, column)
-
-
-def _offsets(lists: pa.ListArray) -> pa.Array:
-    return pc.subtract(lists.offsets, lists.offsets[0])

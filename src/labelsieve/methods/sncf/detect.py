@@ -50,8 +50,9 @@ def detect(
             seed=seed, device=device, progress=progress,
         )  # fmt: skip
     split = detect_paper(
-        features, labels, settings, neighbors=neighbors, class_names=class_names, progress=progress
-    )
+        features, labels, settings,
+        neighbors=neighbors, class_names=class_names, seed=seed, progress=progress,
+    )  # fmt: skip
     shares = neighbor_labels(neighbors, labels, len(class_names), settings.power)
     suggestion = _suggestions(shares, labels, split.kinds)
     share = shares[np.arange(len(labels)), suggestion]

@@ -77,7 +77,6 @@ class PaperDetection:
     mode_neighbors: int = 99  # A6, nearest fellows by which a mode's density is measured
     group_min_samples: int = 100  # A7
     largest_group: float = 0.5  # A7: one group above this share of the foreign says nothing
-    seed: int = 0  # A6, of the mixture's starts
 
     def __post_init__(self) -> None:
         least = {"n_neighbors": 1, "n_components": 1, "min_samples": 2, "fallback_step": 0}
@@ -125,6 +124,7 @@ def detect_paper(
     *,
     neighbors: Neighbors | None = None,
     class_names: Sequence[str] = (),
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> PaperSplit:
     """Tell clean, mislabeled and foreign images apart by the paper's rules.
@@ -141,6 +141,7 @@ def detect_paper(
         settings: the paper's constants.
         neighbors: of all images, at least `n_neighbors` each, or None to find them.
         class_names: for the warnings; numbers where there are none.
+        seed: of the mixture's starts (A6); the rest leaves nothing to chance.
         progress: called with (done, total) classes.
     """
     n = len(features)
@@ -157,7 +158,7 @@ def detect_paper(
     neighbors = Neighbors(neighbors.indices[:, :width], neighbors.similarities[:, :width])
     embedding = embed(neighbors, settings)
     if settings.split == "mixture":
-        kinds = split_by_mixture(embedding.values, features, settings)
+        kinds = split_by_mixture(embedding.values, features, settings, seed)
         classes: tuple[ClassEvidence, ...] = ()
     else:
         agreement = coherence(neighbors, labels)
@@ -273,7 +274,10 @@ def _split_one(
 
 
 def split_by_mixture(
-    points: NDArray[np.float64], features: NDArray[np.float32], settings: PaperDetection
+    points: NDArray[np.float64],
+    features: NDArray[np.float32],
+    settings: PaperDetection,
+    seed: int = 0,
 ) -> NDArray[np.int8]:
     """Step A6: two Gaussians over the whole embedding, the denser is foreign; none is mislabeled.
 
@@ -290,7 +294,7 @@ def split_by_mixture(
         2,
         covariance_type=settings.covariance,
         n_init=settings.n_starts,
-        random_state=settings.seed,
+        random_state=seed,
     )
     modes = mixture.fit_predict(points * np.sqrt(len(points)))
     if 0 < modes.sum() < len(modes):
