@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis.strategies import floats, integers
+from hypothesis.strategies import floats, integers, sampled_from
 
 from labelsieve.methods.sncf.foreign import foreign_groups, foreign_share, foreign_side
 from labelsieve.methods.sncf.noise_rates import noise_rates
@@ -54,13 +54,15 @@ def test_a_label_that_is_often_wrong_says_less():
     assert distrusted == pytest.approx(0.8 * 0.4 / (0.8 * 0.4 + 0.2 * 0.6))
 
 
-@given(power=floats(0.7, 2.9))
-def test_sharpened_finds_the_power_and_keeps_the_order(power):
+@given(power=floats(0.7, 2.9), share=sampled_from([0.0, 0.3]))
+def test_sharpened_finds_the_power_whatever_is_foreign_and_keeps_the_order(power, share):
     rng = np.random.default_rng(3)
     modest = rng.dirichlet(np.full(4, 0.7), 20_000).astype(np.float32)
     true = modest**power / (modest**power).sum(axis=1, keepdims=True)
     labels = (true.cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1).clip(0, 3)
-    found = sharpened(modest[None], np.eye(4)[None], labels)[0]
+    foreign = (rng.random(20_000) < share).astype(np.float32)
+    labels[foreign > 0] = rng.integers(0, 4, int(foreign.sum()))
+    found = sharpened(modest[None], np.eye(4)[None], [foreign], np.full(4, 0.25), labels)[0]
     assert np.allclose(found.sum(axis=1), 1, atol=1e-4)
     assert np.array_equal(found.argmax(axis=1), modest.argmax(axis=1))
     assert np.abs(found - true).mean() < 0.02

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,16 +51,21 @@ def posterior(
 def sharpened(
     probabilities: NDArray[np.float32],
     transitions: NDArray[np.float64],
+    foreign: Sequence[NDArray[np.float32]],
+    prior: NDArray[np.float64],
     labels: NDArray[np.int64],
 ) -> NDArray[np.float32]:
     """Probabilities raised to the one power that makes the held-out labels likeliest.
 
     Networks trained with mixup are too modest where classes are easy. Temperature scaling: Guo et
-    al. (ICML 2017), through the transition; the power is the inverse temperature.
+    al. (ICML 2017), through the transition; the power is the inverse temperature. The likelihood
+    has a part for foreign images: their stray labels are no reason to be modest about the others.
 
     Args:
         probabilities: (R, N, C) held-out, of true classes.
         transitions: (R, C, C) chance of each label (column) for each class (row).
+        foreign: R of (N,) chance that an image is none of the classes.
+        prior: (C,) share of each label, also among the foreign.
         labels: (N,) in [-1, C).
 
     Returns:
@@ -68,9 +75,11 @@ def sharpened(
     rows = rows[:: max(1, len(rows) // SAMPLE)]
     given = transitions.mean(axis=0).T[labels[rows]].astype(np.float32)  # (n, C)
     sample = probabilities[:, rows].mean(axis=0)
+    stray = np.mean([each[rows] for each in foreign], axis=0)
+    by_chance = stray * prior[labels[rows]]
 
     def surprise(power: float) -> float:
-        likely = (_raised(sample, power) * given).sum(axis=1)
+        likely = (1 - stray) * (_raised(sample, power) * given).sum(axis=1) + by_chance
         return -float(np.log(np.maximum(likely, 1e-30)).mean())
 
     return _raised(probabilities, min(POWERS, key=surprise))

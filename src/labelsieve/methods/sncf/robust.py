@@ -202,7 +202,7 @@ def _weigh(
     foreign, hyperplane = _foreign(features, neighbors, by_features, prior, gain, settings)
     belief = trust(skill, labels, n_classes, settings.doubt_images)
     weigh = partial(_believed, prior, labels, belief)
-    true = sharpened(true, transitions, labels)
+    true = sharpened(true, transitions, foreign, prior, labels)
     members, classes = np.empty((len(true), len(labels), 3)), np.zeros(true.shape[1:])
     for repeat, evidence in enumerate(zip(true, transitions, foreign, strict=True)):
         members[repeat], each = weigh(*evidence)
