@@ -239,7 +239,7 @@ class Neighbors:
 
 @dataclass(frozen=True)
 class NoiseRate:
-    """How many of a class's images carry the label wrongly, with 95 % intervals."""
+    """How many of a class's images carry the label wrongly; how, docs/audit.md says."""
 
     class_name: str
     n_images: int

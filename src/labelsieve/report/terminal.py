@@ -96,7 +96,7 @@ def _verdict_table(findings: Findings) -> Table:
 def _noise_table(findings: Findings) -> Group:
     rates = worst_classes(findings)
     widest = max(max(r.mislabeled_interval[1], r.foreign_interval[1]) for r in rates[:N_ROWS])
-    table = Table(title="Noise rate per class, with 95 % interval", **_LOOK)
+    table = Table(title="Noise rate per class, with its interval", **_LOOK)
     table.add_column("class", max_width=24, no_wrap=True, overflow="ellipsis")
     table.add_column("images", justify="right")
     for kind in ("mislabeled", "foreign"):

@@ -6,7 +6,8 @@ All networks of an ensemble (folds x repeats) are trained at once, as batched ma
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ STEPS_AN_EPOCH = 25
 MOST_EPOCHS = 100  # for `least_steps`
 N_LOOKS = 10  # at the held-out labels, after the first third
 BLOCK = 8192  # rows predicted at once
+FEW_IMAGES = 5000
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,33 @@ def cross_fit(
     Raises:
         NumericError: training left the finite numbers.
     """
-    if transitions is None:
-        transitions = np.eye(n_classes)[None]
+    with _enough_threads(len(labels)):
+        return _cross_fit(
+            inputs, labels, np.eye(n_classes)[None] if transitions is None else transitions,
+            settings, seed, device, progress,
+        )  # fmt: skip
+
+
+@contextmanager
+def _enough_threads(n_images: int) -> Iterator[None]:
+    """One thread for few images: several wait for one another longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if n_images < FEW_IMAGES else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _cross_fit(
+    inputs: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    transitions: NDArray[np.float64],
+    settings: CrossFit,
+    seed: int,
+    device: str,
+    progress: Progress | None,
+) -> NDArray[np.float32]:
     forward = torch.from_numpy(transitions).float().to(device)  # (R, C, C)
     generator = torch.Generator().manual_seed(seed)
     folds = np.stack([_folds(labels, settings.n_folds, generator) for _ in forward])  # (R, N)
