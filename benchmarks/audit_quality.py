@@ -13,7 +13,7 @@ A --features file has `features` (N, D), `foreign` (N,), `truth` (N,) and `worse
 
   auroc a   mislabeled images against all others, foreign ones among them
   auroc b   mislabeled against clean images, foreign ones left out
-  sugg.     truly mislabeled images whose suggestion is their true class
+  sugg.     truly mislabeled images that the method finds closest to their true class, called or not
   sugg. own the same among those that the method itself calls mislabeled
   ece       mean |probability - frequency| in 15 bins: clean, mislabeled, foreign
   covered   classes whose true rate lies in the 95 % interval: mislabeled, foreign
@@ -90,7 +90,7 @@ def ours(settings):
         p = found.probabilities
         calibrated = isinstance(settings, RobustDetection)
         return Said(
-            p[:, 1], p[:, 2], found.suggestion, found.verdict == 1, found.verdict == 2,
+            p[:, 1], p[:, 2], found.closest, found.verdict == 1, found.verdict == 2,
             p if calibrated else None, found.noise_rates,
         )  # fmt: skip
 

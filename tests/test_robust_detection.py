@@ -57,7 +57,10 @@ def test_suggestions_are_right_and_never_the_label_that_is_called_wrong(four_cla
     toy, found = four_classes
     called = found.verdict == Verdict.MISLABELED
     assert (found.suggestion[called] != toy.labels[called]).all()
-    assert (found.suggestion == toy.truth)[toy.mislabeled].mean() > 0.95
+    assert (found.suggestion == toy.truth)[called & toy.mislabeled].mean() > 0.95
+    assert (found.closest == toy.truth)[toy.mislabeled].mean() > 0.95
+    clean = found.verdict == Verdict.CLEAN
+    assert (found.suggestion[clean] == toy.labels[clean]).all()
     assert ((found.suggestion_probability >= 0) & (found.suggestion_probability <= 1)).all()
 
 

@@ -156,17 +156,18 @@ def test_noise_rates_by_hand():
         ]
     )
     most = np.array([0.9, 0.95, 0.0])
-    first, second = noise_rates(members, most, np.array([0, 0, 2]), ["cat", "dog", "eel"])
+    belief, labels = np.array([1.0, 1.0, 0.0]), np.array([0, 0, 2])
+    first, second = noise_rates(members, most, belief, labels, ["cat", "dog", "eel"])
     assert (first.class_name, first.n_images) == ("cat", 2)
     assert first.mislabeled == pytest.approx((0.2 + 0.4) / 2)
     low, high = first.mislabeled_interval
     chance = 1.96 * np.sqrt(0.1 * 0.9 + 0.3 * 0.7) / 2
     assert low == pytest.approx(max(0, 0.2 - chance - DOUBT))
     assert high == pytest.approx(min(1, 0.4 + 1.96 * np.sqrt(0.3 * 0.7 + 0.25) / 2))
-    assert second == NoiseRate("eel", 1, 0.0, (0.0, 0.0), 0.0, (0.0, 0.0))
+    assert second == NoiseRate("eel", 1, 0.0, (0.0, 1.0), 0.0, (0.0, 1.0))  # nothing is known
 
 
-def one_reason(verdict, probabilities, suggestion, likely, near, label):
+def one_reason(verdict, probabilities, suggestion, likely, near, label, belief=1.0):
     labels = np.array([label, *near])
     neighbors = Neighbors(
         np.tile(np.arange(1, 11), (11, 1)), np.ones((11, 10), np.float32)
@@ -180,6 +181,7 @@ def one_reason(verdict, probabilities, suggestion, likely, near, label):
         neighbors,
         labels,
         ["cat", "dog", "eel"],
+        repeat(belief, 11),
     )[0]
 
 
@@ -193,7 +195,10 @@ NEAR = [1, 1, 1, 1, 1, 1, 1, 1, 0, 2]
          "8 of its 10 nearest images are labeled 'dog'; 'cat' gets 3 %, 'dog' 91 %."),
         (Verdict.MISLABELED, [0.4, 0.55, 0.05], 1, 0.3, 0,
          "8 of its 10 nearest images are labeled 'dog'; 'cat' gets 40 %, 'dog' 30 %, "
-         "all other classes together 55 %."),
+         "all but 'cat' together 55 %."),
+        (Verdict.CLEAN, [0.4, 0.35, 0.25], 2, 0.4, 2,
+         "1 of its 10 nearest images is labeled 'eel' as well, which gets 40 %; "
+         "no other gets more."),
         (Verdict.CLEAN, [0.999, 0.001, 0.0], 1, 0.999, 1,
          "8 of its 10 nearest images are labeled 'dog' as well, which gets over 99 %."),
         (Verdict.FOREIGN, [0.2, 0.1, 0.7], 1, 0.1, 0,
@@ -228,7 +233,7 @@ def test_small_classes_and_weak_features_are_trusted_less():
 def test_doubts_name_what_is_wrong():
     labels = np.array([0] * 95 + [1] * 5)
     rate = NoiseRate("cat", 95, 0.4, (0.3, 0.5), 0.2, (0.1, 0.3))
-    said = doubts(0.01, labels, ["cat", "dog"], [rate], hyperplane=False)
+    said = doubts(0.01, labels, ["cat", "dog"], [rate], called=0.2, hyperplane=False)
     assert [text.partition(":")[0].partition(" (")[0] for text in said[:3]] == [
         "The features hardly predict the labels", "'dog'", "'cat'",
     ]  # fmt: skip
@@ -236,4 +241,15 @@ def test_doubts_name_what_is_wrong():
     assert "more than half" in said[2]
     assert said[3].startswith("With 2 classes, foreign images are hard to tell")
     many = np.repeat(np.arange(6), 20)
-    assert doubts(0.5, many, list("abcdef"), [], hyperplane=False) == ()
+    assert doubts(0.5, many, list("abcdef"), [], called=0.0, hyperplane=False) == ()
+
+
+def test_what_is_not_believed_is_not_explained():
+    said = one_reason(Verdict.CLEAN, [1, 0, 0], 1, 1.0, NEAR, 1, belief=0.1)
+    assert said == "Not judged: too little speaks for or against its label."
+
+
+def test_few_calls_are_doubted():
+    labels = np.repeat(np.arange(6), 100)
+    said = doubts(0.6, labels, list("abcdef"), [], called=0.01, hyperplane=False)
+    assert [text[:44] for text in said] == ["Only 1.0% of the labels are called wrong. Wh"]

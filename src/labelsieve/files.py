@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -46,11 +47,16 @@ def write_json(path: Path, value: object) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:
-    """What to say when a file or folder cannot be written."""
-    return RunError(
-        f"{path}: cannot be written: {error.strerror or error}. Free some space or choose another "
-        "--out; what is finished stays, and --resume goes on from it."
-    )
+    """What to say when a file or folder cannot be written, and what to do about it."""
+    if error.errno == errno.ENOSPC:
+        advice = "Free some space; what a run has finished stays, and --resume goes on from it."
+    elif error.errno in (errno.EEXIST, errno.ENOTDIR):
+        advice = "There is a file where a folder is needed; choose another place."
+    elif error.errno == errno.ENOENT:
+        advice = f"Make the folder {str(path.parent)!r} first, or choose another place."
+    else:
+        advice = "Choose a place where you may write."
+    return RunError(f"{path}: cannot be written: {error.strerror or error}. {advice}")
 
 
 def write_csv(table: pa.Table, path: Path) -> None:

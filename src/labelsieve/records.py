@@ -53,7 +53,7 @@ class Places:
         return replace(self, file=self.file[rows], start=self.start[rows], size=self.size[rows])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageSet:
     """What images there are, how to get their bytes, what is said of them. Never holds pixels."""
 
@@ -91,6 +91,10 @@ class ImageSet:
                 f"{self.source}: {len(twice)} ids occur more than once, such as {twice[0]!r}. "
                 "Give each image one row and its own id."
             )
+
+    def __repr__(self) -> str:
+        n_classes = len(self.class_names)
+        return f"ImageSet({self.source!r}, {len(self):,} images, {n_classes:,} classes)"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -152,8 +156,7 @@ class ImageSet:
     @classmethod
     def load(cls, path: Path) -> ImageSet:
         """Read a manifest that `save` wrote."""
-        table = pq.read_table(path)
-        about = _about(table, path)
+        table, about = _read(path)
         column = {name: table.column(name) for name in table.column_names}
         tags = None
         if "tags" in column:
@@ -208,8 +211,11 @@ class Features:
     @classmethod
     def load(cls, path: Path) -> Features:
         """Read what `save` wrote; the rows stay on disk and are memory-mapped."""
-        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        return cls(tuple(about["ids"]), np.load(path, mmap_mode="r"), about["made_by"])
+        try:
+            about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            return cls(tuple(about["ids"]), np.load(path, mmap_mode="r"), about["made_by"])
+        except (OSError, EOFError, KeyError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read as features: {error}.") from error
 
 
 @dataclass(frozen=True)
@@ -249,7 +255,7 @@ class NoiseRate:
     foreign_interval: tuple[float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Findings:
     """What a method says of each image: one row an image. Columns as in docs/formats.md."""
 
@@ -282,6 +288,10 @@ class Findings:
             raise DataError(
                 "the three probabilities of an image sum to 1; in these findings some do not."
             )
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{self.count(v):,} {v.name.lower()}" for v in Verdict)
+        return f"Findings({len(self):,} images: {counts})"
 
     def __len__(self) -> int:
         return len(self.image)
@@ -356,8 +366,7 @@ class Findings:
     @classmethod
     def load(cls, path: Path) -> Findings:
         """Read what `save` wrote."""
-        table = pq.read_table(path)
-        about = _about(table, path)
+        table, about = _read(path)
         column = {name: table.column(name).to_pylist() for name in table.column_names}
         images = tuple(column["image"])
         rows = {name: row for row, name in enumerate(images)}
@@ -398,11 +407,14 @@ def _noise_rate(about: dict[str, Any]) -> NoiseRate:
     return NoiseRate(**{**about, **intervals})
 
 
-def _about(table: pa.Table, path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+    """A Parquet file of ours, and what its metadata say."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {error}.") from error
     metadata = table.schema.metadata or {}
     if b"labelsieve" not in metadata:
-        raise DataError(
-            f"{path}: not a file of ours: its Parquet metadata have no 'labelsieve' entry."
-        )
+        raise DataError(f"{path}: not a file of ours: its metadata have no 'labelsieve' entry.")
     about: dict[str, Any] = json.loads(metadata[b"labelsieve"])
-    return about
+    return table, about

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from labelsieve import __version__
-from labelsieve.errors import ConfigError, DataError, RunError
+from labelsieve.errors import ConfigError, DataError, MissingExtraError, RunError
 from labelsieve.files import cannot_write, write_json
 
 T = TypeVar("T")
@@ -30,6 +30,7 @@ OUTPUTS = (
     "run.json", "log.jsonl", "findings.parquet", "findings.csv", "features.npy", "features.json",
     "report.html", "checkpoint",
 )  # fmt: skip
+USERS_MISTAKES = (DataError, ConfigError, MissingExtraError)
 DEMO_OUTPUTS = ("images", "truth.csv")  # of a demo run only: elsewhere they may be the user's
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "pillow", "simplejpeg", "pyarrow", "timm")
 
@@ -108,7 +109,7 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._fresh and kind is not None and issubclass(kind, DataError | ConfigError):
+        if self._fresh and kind is not None and issubclass(kind, USERS_MISTAKES):
             # The user will change the words: what this run was begun with is of no use.
             _remove_outputs(self.path, self.about["job"])
         self.close()
@@ -252,12 +253,17 @@ def _read_about(path: Path) -> dict[str, Any]:
 def _same_settings(
     path: Path, before: Mapping[str, Any], command: str, settings: Mapping[str, Any]
 ) -> None:
-    then, now = dict(before["settings"]), json.loads(json.dumps(settings))
+    then, now = flat(before["settings"]), flat(json.loads(json.dumps(settings)))
     changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
     if before["job"] != command or before["labelsieve"] != __version__:
         what = f"labelsieve {before['labelsieve']} {before['job']}"
         raise RunError(
             f"{path}: begun by `{what}` and cannot be resumed by {__version__} {command}. "
+            "Choose another --out, or start again with --overwrite."
+        )
+    if changed == ["images.fingerprint"] or changed == ["images.fingerprint", "images.n"]:
+        raise RunError(
+            f"{path}: the images have changed since this run was begun, so it cannot be resumed. "
             "Choose another --out, or start again with --overwrite."
         )
     if changed:
@@ -267,6 +273,22 @@ def _same_settings(
             f"changed ({first} was {_short(then.get(first))} and is {_short(now.get(first))}). "
             "Give the settings it was begun with, choose another --out, or use --overwrite."
         )
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names, the way `--set` takes them.
+
+    Example:
+        >>> flat({"a": {"b": 1}, "c": 2})
+        {'a.b': 1, 'c': 2}
+    """
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
 
 
 def _short(value: object) -> str:

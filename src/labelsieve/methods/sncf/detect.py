@@ -61,6 +61,7 @@ def detect(
         probabilities=np.eye(3, dtype=np.float32)[split.kinds],
         suggestion=suggestion,
         suggestion_probability=share,
+        closest=suggestion,
         foreign_group=split.foreign_groups,
         reasons=tuple(
             f"{_SAID[Verdict(kind)]}; {s:.0%} of the labels around it are {class_names[c]!r}."

@@ -16,6 +16,7 @@ NORMAL_95 = 1.96  # standard deviations
 def noise_rates(
     members: NDArray[np.float64],
     most: NDArray[np.float64],
+    belief: NDArray[np.float64],
     labels: NDArray[np.int64],
     class_names: Sequence[str],
 ) -> tuple[NoiseRate, ...]:
@@ -24,11 +25,13 @@ def noise_rates(
     The rate is the mean probability. Its interval runs over what the members of the ensemble assume
     differently, and over the chance that is left when each probability is right. For mislabeled
     images it also spans what no label can settle, whether a network and a label disagree because
-    the network is weak (down to DOUBT below the members) or the label is wrong (up to `most`).
+    the network is weak (down to DOUBT below the members) or the label is wrong (up to `most`). Of
+    what is not believed, any share may be wrong.
 
     Args:
         members: (R, N, 3) clean, mislabeled, foreign, from each member of the ensemble.
         most: (N,) mislabeled, where every disagreement is laid to the label.
+        belief: (N,) in [0, 1], how far the evidence on an image is believed.
         labels: (N,) in [-1, C).
         class_names: C names; classes without images are left out.
     """
@@ -39,7 +42,9 @@ def noise_rates(
             continue
         wrong, (low, high) = _share(members[:, rows, Verdict.MISLABELED])
         foreign, foreign_interval = _share(members[:, rows, Verdict.FOREIGN])
-        interval = max(0.0, low - DOUBT), max(high, float(most[rows].mean()))
+        unknown = float(1 - belief[rows].mean())
+        interval = max(0.0, low - DOUBT), min(1.0, max(high, float(most[rows].mean())) + unknown)
+        foreign_interval = foreign_interval[0], min(1.0, foreign_interval[1] + unknown)
         rates.append(NoiseRate(name, len(rows), wrong, interval, foreign, foreign_interval))
     return tuple(rates)
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from labelsieve.records import Neighbors, Verdict
 
 N_ASKED = 10  # nearest images that a reason speaks of
+LEAST_BELIEF = 0.5  # in the evidence on an image, for a reason to speak of it
 
 
 def reasons(
@@ -20,6 +21,7 @@ def reasons(
     neighbors: Neighbors,
     labels: NDArray[np.int64],
     class_names: Sequence[str],
+    belief: NDArray[np.float64],
 ) -> tuple[str, ...]:
     """One sentence an image: how its nearest images are labeled, and how likely that makes what.
 
@@ -31,6 +33,7 @@ def reasons(
         neighbors: of all images.
         labels: (N,) in [-1, C).
         class_names: C names.
+        belief: (N,) in [0, 1], how far the evidence on an image is believed.
     """
     near = labels[neighbors.indices[:, :N_ASKED]]  # (N, 10)
     n_asked = near.shape[1]
@@ -43,23 +46,31 @@ def reasons(
         clean, _, foreign = map(_percent, probabilities[row])
         wrong = probabilities[row, Verdict.MISLABELED]
         likely = _percent(suggestion_probability[row])
-        if verdict[row] == Verdict.FOREIGN:
+        if belief[row] < LEAST_BELIEF and verdict[row] == Verdict.CLEAN:
+            found.append("Not judged: too little speaks for or against its label.")
+        elif verdict[row] == Verdict.FOREIGN:
             text = f"Its {n_asked} nearest images carry {_kinds(near[row])}"
             own = f"{given} gets {clean}, " if given else ""
             found.append(f"{text}; {own}none of the classes {foreign}.")
         elif not given:
-            text = f"{n_suggested[row]} of its {n_asked} nearest images are labeled {other}"
+            text = f"{_labeled(n_suggested[row], n_asked)} {other}"
             found.append(f"{text}, which gets {likely}; it has no label itself.")
         elif verdict[row] == Verdict.MISLABELED:
-            text = f"{n_suggested[row]} of its {n_asked} nearest images are labeled {other}"
+            text = f"{_labeled(n_suggested[row], n_asked)} {other}"
             rest = f"{given} gets {clean}, {other} {likely}"
             if suggestion_probability[row] <= probabilities[row, Verdict.CLEAN]:
-                rest += f", all other classes together {_percent(wrong)}"
+                rest += f", all but {given} together {_percent(wrong)}"
             found.append(f"{text}; {rest}.")
         else:
-            text = f"{n_same[row]} of its {n_asked} nearest images are labeled {given} as well"
-            found.append(f"{text}, which gets {clean}.")
+            text = f"{_labeled(n_same[row], n_asked)} {given} as well, which gets {clean}"
+            found.append(
+                f"{text}." if 2 * n_same[row] > n_asked else f"{text}; no other gets more."
+            )
     return tuple(found)
+
+
+def _labeled(count: int, n_asked: int) -> str:
+    return f"{count} of its {n_asked} nearest images {'is' if count == 1 else 'are'} labeled"
 
 
 def _kinds(labels: NDArray[np.int64]) -> str:

@@ -77,10 +77,9 @@ class Detection:
 
     verdict: NDArray[np.int8]  # (N,) a Verdict: clean, mislabeled or foreign
     probabilities: NDArray[np.float32]  # (N, 3) clean, mislabeled, foreign; rows sum to 1
-    suggestion: NDArray[
-        np.int64
-    ]  # (N,) the class by the features; another than given if mislabeled
+    suggestion: NDArray[np.int64]  # (N,) the given class if clean, else the likeliest other
     suggestion_probability: NDArray[np.float32]  # (N,) that it is right, the given label considered
+    closest: NDArray[np.int64]  # (N,) the class it looks like, be it called clean or not
     foreign_group: NDArray[np.int32]  # (N,) cluster among the foreign images, -1 none
     reasons: tuple[str, ...]  # one plain sentence each
     noise_rates: tuple[NoiseRate, ...]  # of each class
@@ -147,22 +146,29 @@ def detect_robust(
     evidence = _weigh(features, neighbors, labels, len(class_names), settings, run)
     probabilities = evidence.members.mean(axis=0).astype(np.float32)
     verdict = probabilities.argmax(axis=1).astype(np.int8)
-    suggestion = _suggestion(evidence, verdict, labels)
+    closest = _closest(evidence, verdict, labels)
+    suggestion = np.where((verdict == Verdict.CLEAN) & (labels >= 0), labels, closest)
     likely = evidence.classes[np.arange(len(labels)), suggestion].astype(np.float32)
-    rates = noise_rates(evidence.members, evidence.most_mislabeled, labels, class_names)
+    rates = noise_rates(
+        evidence.members, evidence.most_mislabeled, evidence.belief, labels, class_names
+    )
     surest = probabilities[:, Verdict.FOREIGN]
     return Detection(
         verdict=verdict,
         probabilities=probabilities,
         suggestion=suggestion,
         suggestion_probability=likely,
+        closest=closest,
         foreign_group=foreign_groups(features, verdict == Verdict.FOREIGN, surest),
         reasons=reasons(
-            verdict, probabilities, suggestion, likely, neighbors, labels, class_names
+            verdict, probabilities, suggestion, likely, neighbors, labels, class_names,
+            evidence.belief,
         ),
         noise_rates=rates,
         warnings=doubts(
-            evidence.skill, labels, class_names, rates, hyperplane=evidence.hyperplane
+            evidence.skill, labels, class_names, rates,
+            called=float((verdict[labels >= 0] == Verdict.MISLABELED).mean()),
+            hyperplane=evidence.hyperplane,
         ),
     )  # fmt: skip
 
@@ -172,6 +178,7 @@ class _Evidence(NamedTuple):
     most_mislabeled: NDArray[np.float64]  # (N,) every disagreement laid to the label
     by_features: NDArray[np.float32]  # (N, C) of the true class, label not considered
     classes: NDArray[np.float64]  # (N, C) of the true class, label considered
+    belief: NDArray[np.float64]  # (N,) in [0, 1], how far the evidence is believed
     skill: float  # of the features at predicting labels
     hyperplane: bool  # whether one cuts the foreign images off
 
@@ -209,7 +216,7 @@ def _weigh(
         classes += each / len(true)
     blamed, _ = weigh(true.mean(axis=0), anchor_transition(as_given, labels, 1.0), foreign[0])
     most = blamed[:, Verdict.MISLABELED]
-    return _Evidence(members, most, by_features, classes, skill, hyperplane)
+    return _Evidence(members, most, by_features, classes, belief, skill, hyperplane)
 
 
 def _two_rounds(
@@ -259,16 +266,16 @@ def _foreign(
     return [beyond] * settings.n_repeats, True
 
 
-def _suggestion(
+def _closest(
     evidence: _Evidence, verdict: NDArray[np.int8], labels: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """The likeliest class by the features; where the label is called wrong, the likeliest other."""
-    suggestion: NDArray[np.int64] = evidence.by_features.argmax(axis=1)
+    closest: NDArray[np.int64] = evidence.by_features.argmax(axis=1)
     rows = np.flatnonzero(verdict == Verdict.MISLABELED)
     others = evidence.classes[rows]
     others[np.arange(len(rows)), labels[rows]] = -1
-    suggestion[rows] = others.argmax(axis=1)
-    return suggestion
+    closest[rows] = others.argmax(axis=1)
+    return closest
 
 
 def _part(progress: Progress | None, start: int, size: int, total: int) -> Progress | None:
