@@ -31,9 +31,15 @@ class Command(click.Command):
 
     def invoke(self, context: click.Context) -> Any:
         try:
+            if context.params.get("resume") and context.params.get("overwrite"):
+                raise click.UsageError("--resume and --overwrite contradict each other; give one.")
             return super().invoke(context)
         except LabelsieveError as error:
             raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            again = " --resume goes on from what is finished." if "resume" in context.params else ""
+            _say(f"Stopped.{again}")
+            context.exit(130)
 
 
 class Group(click.Group):

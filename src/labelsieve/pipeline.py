@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from labelsieve.config import to_dict
@@ -68,6 +69,14 @@ class Inputs:
     seed: int = 0
     device: str = "cpu"
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed is {self.seed}; expected 0 to {2**32 - 1}.")
+        if self.features is not None and self.backbone is not None:
+            raise ConfigError("--features and --backbone both name features; give one of them.")
+        if self.weights is not None and self.backbone is None:
+            raise ConfigError("--weights needs --backbone timm:NAME to load them into.")
+
 
 @dataclass(frozen=True)
 class Audited:
@@ -94,7 +103,7 @@ def recipe(name: str) -> Audit:
 
 
 def audit(
-    images: ImageSet,
+    images: ImageSet | str | Path,
     settings: Audit | None = None,
     *,
     features: Features | None = None,
@@ -105,7 +114,7 @@ def audit(
     """Sort labeled images into clean, mislabeled, foreign and broken; find duplicates.
 
     Args:
-        images: from `read`, with one label an image (-1 for none).
+        images: from `read`, with one label an image (-1 for none); or what `read` takes.
         settings: `recipe("robust")` unless given.
         features: one row for each image; dictionary features unless given.
         seed: of every random choice; the same seed gives the same findings.
@@ -121,6 +130,8 @@ def audit(
         >>> findings.write("findings.csv")  # doctest: +SKIP
     """
     settings = settings or Audit()
+    if not isinstance(images, ImageSet):
+        images = read(images)
     inputs = Inputs(images.source, seed=seed, device=device)
     make = feature_maker(inputs, settings) if features is None else lambda *_: features
     with (
@@ -149,6 +160,9 @@ def run_audit(
     images = read(inputs.source, label=inputs.label, truth=inputs.truth)
     check_labels(images)
     make = feature_maker(inputs, settings)
+    source = Path(inputs.source).resolve()
+    if source.is_dir() and out.resolve().is_relative_to(source):
+        raise ConfigError(f"--out {out}: lies among the images of {source}. Choose another place.")
     about = {
         "inputs": asdict(inputs),
         "audit": to_dict(settings),
@@ -215,19 +229,23 @@ def check_labels(images: ImageSet) -> None:
 def feature_maker(inputs: Inputs, settings: Audit) -> FeatureMaker:
     """What makes the features: a file of the user's own, a network, or the dictionary.
 
+    What can be wrong with them is found here, before hours of decoding.
+
     Raises:
-        ConfigError: the inputs contradict each other.
+        ConfigError: no such device or backbone.
+        DataError: no such file of features.
+        MissingExtraError: the backbone needs a library that is not installed.
     """
-    if inputs.features is not None and inputs.backbone is not None:
-        raise ConfigError("--features and --backbone both name features; give one of them.")
-    if inputs.weights is not None and inputs.backbone is None:
-        raise ConfigError("--weights needs --backbone timm:NAME to load them into.")
+    _check_device(inputs.device)
+    if inputs.features is not None and not Path(inputs.features).is_file():
+        raise DataError(f"--features {inputs.features}: there is no such file.")
+    model = None if inputs.backbone is None else load_timm(inputs.backbone, inputs.weights)
 
     def own(images: ImageSet, pixels: Pixels, store: Path | None, watch: Progress) -> Features:
         return load_features(Path(str(inputs.features)), images, pixels.usable)
 
     def network(images: ImageSet, pixels: Pixels, store: Path | None, watch: Progress) -> Features:
-        model = load_timm(str(inputs.backbone), inputs.weights)
+        assert model is not None  # noqa: S101 -- chosen only where there is one
         tell = partial(watch, "features")
         return extract(images, model, device=inputs.device, progress=tell, path=store)
 
@@ -238,6 +256,16 @@ def feature_maker(inputs: Inputs, settings: Audit) -> FeatureMaker:
         )  # fmt: skip
 
     return own if inputs.features else network if inputs.backbone else learned
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(1, device=name)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        why = str(error).strip().split("\n")[0].rstrip(".")
+        raise ConfigError(
+            f"--device {name} cannot be used here: {why}. Try --device cpu."
+        ) from error
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -284,6 +312,7 @@ def _stages(
     with run.stage("duplicates"):
         exact = exact_duplicates(pixels.hashes[whole])
         repeats = near_duplicates(pixels.values, neighbors, exact, settings.duplicates, whole)
+    detection = _with_contradictions(detection, exact, labels, [images.ids[row] for row in whole])
     findings = _assemble(images, whole, pixels.reasons, detection, neighbors, repeats)
     return findings, features
 
@@ -327,6 +356,24 @@ def _rows_of(features: Features, images: ImageSet, rows: NDArray[np.int64]) -> N
             f"can be read, such as {missing[0]!r}. Make them for the whole set."
         )
     return features.values[[place[name] for name in wanted]]
+
+
+def _with_contradictions(
+    detection: Detection, exact: NDArray[np.int64], labels: NDArray[np.int64], ids: Sequence[str]
+) -> Detection:
+    """Warn of images with the same pixels and different labels: at least one label is wrong."""
+    copies = np.flatnonzero(exact >= 0)
+    both = (labels[copies] >= 0) & (labels[exact[copies]] >= 0)
+    wrong = copies[both & (labels[copies] != labels[exact[copies]])]
+    if not len(wrong):
+        return detection
+    first = wrong[0]
+    warning = (
+        f"{len(wrong)} images have the same pixels as another of a different label, so one of the "
+        f"two labels is wrong, such as {ids[first]!r} and {ids[exact[first]]!r}. Look "
+        "at them among the duplicates: each may be called clean."
+    )
+    return replace(detection, warnings=(*detection.warnings, warning))
 
 
 def _assemble(

@@ -147,7 +147,9 @@ def _foreign_images(
         raise DataError(f"{images.source}: no labels.")
     if others is None:
         if rate:
-            raise ConfigError(f"foreign noise of {rate:g} needs another set to take images from.")
+            raise ConfigError(
+                f"foreign noise of {rate:g} needs another set to take images from (--foreign-from)."
+            )
         return np.full(len(images), -1, np.int64), {}
     ours = set(images.class_names)
     unnamed = "foreign" if "foreign" not in ours else "foreign image"
@@ -161,7 +163,9 @@ def _foreign_images(
 
 def _codes(pairs: Mapping[str, str], names: Sequence[str], rate: float) -> dict[int, int]:
     if rate and not pairs:
-        raise ConfigError(f"asymmetric noise of {rate:g} needs pairs of classes, such as cat:dog.")
+        raise ConfigError(
+            f"asymmetric noise of {rate:g} needs pairs of classes, such as --pair cat:dog."
+        )
     for name in [*pairs, *pairs.values()]:
         if name not in names:
             raise ConfigError(f"pairs: no class {name!r}. {did_you_mean(name, names)}")
