@@ -416,3 +416,41 @@ def test_recipes_are_listed_and_shown():
     shown = run("recipes", "paper").stdout
     assert '"min_samples": 75' in shown
     assert "Did you mean 'paper'" in refusal("recipes", "papper")
+
+
+def test_a_run_whose_labels_or_features_changed_is_not_resumed(
+    photos: Path, finished: Path, tmp_path: Path
+):
+    table = tmp_path / "t.csv"
+    names = sorted(photos.glob("[01]/digit*.png"))
+    table.write_text("image,label\n" + "".join(f"{name},{name.parent.name}\n" for name in names))
+    out = ("--out", tmp_path / "run", *FAST)
+    assert run("audit", table, *out).exit_code == 0
+    table.write_text(table.read_text().replace(",0\n", ",1\n", 1))
+    said = refusal("audit", table, *out, "--resume")
+    assert "have changed since this run was begun" in said
+    for name in ("features.npy", "features.json"):
+        shutil.copy(finished / name, tmp_path)
+    own = ("--out", tmp_path / "own", "--features", tmp_path / "features.npy")
+    assert run("audit", photos, *own).exit_code == 0
+    np.save(tmp_path / "features.npy", -np.load(tmp_path / "features.npy"))
+    said = refusal("audit", photos, *own, "--resume")
+    assert "the features or weights have changed since" in said
+
+
+def test_a_run_is_repeated_from_another_folder(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(photos.parent)
+    assert run("audit", photos.name, "--out", tmp_path / "run", *FAST).exit_code == 0
+    monkeypatch.chdir(tmp_path)
+    assert run("rerun", "run", "--out", "again").exit_code == 0
+    same_bytes(tmp_path / "run", tmp_path / "again")
+
+
+def test_a_class_called_na_is_scored(tmp_path: Path):
+    from labelsieve.data.truth import read_truth
+
+    table = tmp_path / "t.csv"
+    table.write_text("image,truth\na,NA\nb,null\nc,\n")
+    assert read_truth(table, ["a", "b", "c"]) == ("NA", "null", None)

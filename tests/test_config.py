@@ -52,6 +52,28 @@ def test_a_wrong_assignment_says_what_was_expected(assignment, message):
     assert message in str(error.value)
 
 
+@dataclass(frozen=True)
+class Range:
+    low: int = 25
+    high: int = 75
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise ConfigError(f"low={self.low}, high={self.high}; expected low <= high.")
+
+
+@pytest.mark.parametrize("words", [["low=80", "high=90"], ["high=20", "low=10"]])
+def test_settings_are_checked_together_whatever_their_order(words):
+    changed = overrides(Range(), words)
+    assert from_dict(Range(), to_dict(changed), "run.json") == changed
+
+
+@pytest.mark.parametrize("text", ["nan", "inf"])
+def test_numbers_that_are_not_finite_are_refused(text):
+    with pytest.raises(ConfigError, match="xi takes a number"):
+        override(Job(), f"optics.xi={text}")
+
+
 def test_settings_survive_json():
     changed = overrides(Job(), ["optics.xi=0.1", "flip=false", "rule=coherence"])
     assert from_dict(Job(), to_dict(changed), "run.json") == changed
@@ -71,5 +93,7 @@ def test_toml_that_is_not_toml_names_the_file(tmp_path: Path):
 
 
 def test_a_table_for_a_single_value_is_refused():
-    with pytest.raises(ConfigError, match="name is one value, not a table"):
+    with pytest.raises(
+        ConfigError, match="settings.toml: name is one value and has no setting 'x'"
+    ):
         from_dict(Job(), {"name": {"x": 1}}, "settings.toml")

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from labelsieve.data import decode as decode_module
 from labelsieve.data import picture as picture_module
-from labelsieve.data.decode import Pixels, decode_images, stream
+from labelsieve.data.decode import Pixels, confirmed_hashes, decode_images, stream
 from labelsieve.data.read import read
 from labelsieve.errors import RunError
 from made_pictures import encoded, photo
@@ -229,3 +230,17 @@ def test_real_images_decode_alike_with_both_decoders(shared_data, monkeypatch):
     difference = np.abs(one.values.astype(int) - other.values)
     assert difference.mean() == pytest.approx(0, abs=0.2)
     assert difference.max() <= 8
+
+
+def test_pictures_that_differ_only_in_detail_are_no_exact_duplicates(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    flat = rng.integers(60, 190, (64, 64), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    board = np.where(np.indices(flat.shape).sum(axis=0) % 2, 30, -30)
+    for name, gray in (("a", flat), ("b", flat + board), ("c", flat)):
+        Image.fromarray(gray.astype(np.uint8)).save(tmp_path / f"{name}.jpg", quality=95)
+    images = read(tmp_path)
+    pixels = decode_images(images, 32)
+    assert len(set(pixels.hashes.tolist())) < 3  # alike at an eighth of their size
+    a, b, c = confirmed_hashes(images, pixels).tolist()
+    assert a == c
+    assert a != b

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,17 +28,28 @@ def override(settings: T, assignment: str) -> T:
     Raises:
         ConfigError: no such field, or the text is not of its type.
     """
-    name, equals, text = assignment.partition("=")
-    if not equals:
-        raise ConfigError(f"--set takes name=value, got {assignment!r}.")
-    return _replace(settings, name.strip(), text.strip())
+    return overrides(settings, [assignment])
 
 
 def overrides(settings: T, assignments: Iterable[str]) -> T:
-    """`override` with several assignments, in order."""
+    """Replace several fields at once: they are checked together, in whatever order they come.
+
+    Raises:
+        ConfigError: as for `override`.
+    """
+    changes: dict[str, Any] = {}
     for assignment in assignments:
-        settings = override(settings, assignment)
-    return settings
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes name=value, got {assignment!r}.")
+        *groups, last = name.strip().split(".")
+        level = changes
+        for group in groups:
+            level = level.setdefault(group, {})
+            if not isinstance(level, dict):
+                raise ConfigError(f"{group} is one value and has no setting {last!r}.")
+        level[last] = text.strip()
+    return _replace(settings, changes)
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
@@ -47,12 +59,10 @@ def to_dict(settings: Any) -> dict[str, Any]:
 
 def from_dict(settings: T, changes: Mapping[str, Any], where: str) -> T:
     """Replace the fields that a (nested) mapping names; `where` is the file it came from."""
-    for name, value in changes.items():
-        if isinstance(value, Mapping):
-            settings = _replace_nested(settings, name, value, where)
-        else:
-            settings = _replace(settings, name, _text(value))
-    return settings
+    try:
+        return _replace(settings, changes)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def from_toml(settings: T, path: Path) -> T:
@@ -81,28 +91,20 @@ def _field_type(settings: Any, name: str) -> Any:
     return types[name]
 
 
-def _replace_nested(settings: T, name: str, changes: Mapping[str, Any], where: str) -> T:
-    _field_type(settings, name)
-    inner = getattr(settings, name)
-    if not dataclasses.is_dataclass(inner):
-        raise ConfigError(f"{where}: {name} is one value, not a table.")
-    return dataclasses.replace(settings, **{name: from_dict(inner, changes, where)})  # type: ignore[type-var]
-
-
-def _replace(settings: T, path: str, text: str) -> T:
-    name, _, rest = path.partition(".")
-    kind = _field_type(settings, name)
-    inner = getattr(settings, name)
-    if rest and dataclasses.is_dataclass(inner):
-        value: Any = _replace(inner, rest, text)
-    elif rest:
-        raise ConfigError(f"{name} is one value and has no setting {rest!r}.")
-    elif dataclasses.is_dataclass(inner):
-        fields = ", ".join(f"{name}.{field.name}" for field in dataclasses.fields(inner))
-        raise ConfigError(f"{name} is a group of settings. Set one of them: {fields}.")
-    else:
-        value = _parse(text, kind, path)
-    return dataclasses.replace(settings, **{name: value})  # type: ignore[type-var]
+def _replace(settings: T, changes: Mapping[str, Any]) -> T:
+    values: dict[str, Any] = {}
+    for name, value in changes.items():
+        kind, inner = _field_type(settings, name), getattr(settings, name)
+        if isinstance(value, Mapping):
+            if not dataclasses.is_dataclass(inner):
+                raise ConfigError(f"{name} is one value and has no setting {next(iter(value))!r}.")
+            values[name] = _replace(inner, value)
+        elif dataclasses.is_dataclass(inner):
+            fields = ", ".join(f"{name}.{field.name}" for field in dataclasses.fields(inner))
+            raise ConfigError(f"{name} is a group of settings. Set one of them: {fields}.")
+        else:
+            values[name] = _parse(_text(value), kind, name)
+    return dataclasses.replace(settings, **values)  # type: ignore[type-var]
 
 
 def _parse(text: str, kind: Any, name: str) -> Any:
@@ -117,7 +119,10 @@ def _parse(text: str, kind: Any, name: str) -> Any:
             raise ConfigError(f"{name} takes true or false, got {text!r}.")
         return text.lower() == "true"
     try:
-        return kind(text)
+        value = kind(text)
+        if kind is float and not math.isfinite(value):
+            raise ValueError(text)
+        return value
     except ValueError as error:
         expected = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
         raise ConfigError(f"{name} takes {expected}, got {text!r}.") from error

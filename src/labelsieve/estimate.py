@@ -29,7 +29,9 @@ CODE_SECONDS = 0.6e-3  # of the dictionary, an image or view
 NETWORK_SECONDS = 0.1  # of a network of 4 GMAC, an image
 PAIR_SECONDS = 4.4e-9  # of the neighbors, a pair of images, at 256 dimensions
 DETECT_SECONDS = (5.0, 1.1e-3)  # whatever the number of images, and an image
+CLASS_SECONDS = 1e-5  # of the detection, an image and class
 REPORT_SECONDS = 7.0  # nearly whatever the number of images
+CLASS_BYTES = 29 * 4  # of the detection, an image and class
 BASE_MEMORY_MB = 950  # of Python with its libraries, and the dictionary's matrices
 
 
@@ -94,10 +96,11 @@ def estimate(inputs: Inputs, settings: Audit) -> Plan:
     decode_seconds, *broken = _try_decoding(images, size)
     speed = _matmul_rate() / (REFERENCE_RATE * n_cores)  # of a core, against the reference's
     kind, seconds, n_dimensions = _features(inputs, settings, n)
+    n_classes = len(images.class_names)
     costs = {
         "features": seconds,
         "neighbors": PAIR_SECONDS * n**2 * n_dimensions / 256,
-        "detect": DETECT_SECONDS[0] + DETECT_SECONDS[1] * n,
+        "detect": DETECT_SECONDS[0] + (DETECT_SECONDS[1] + n_classes * CLASS_SECONDS) * n,
         "report": REPORT_SECONDS,
     }
     stages = [Stage("decode", decode_seconds * n)]
@@ -115,7 +118,7 @@ def estimate(inputs: Inputs, settings: Audit) -> Plan:
         broken_of_tried=(broken[0], broken[1]),
         features=kind,
         stages=tuple(stages),
-        memory_mb=round(BASE_MEMORY_MB + (2 * rows + 3 * near) / 1e6),
+        memory_mb=round(BASE_MEMORY_MB + (2 * rows + 3 * near + CLASS_BYTES * n * n_classes) / 1e6),
         disk_mb=round((pixels + 2 * rows + near) / 1e6) + 1,
     )
 

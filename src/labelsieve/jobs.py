@@ -19,7 +19,16 @@ from labelsieve.data.demo import DemoNoise, make_demo
 from labelsieve.data.read import read
 from labelsieve.data.truth import read_truth
 from labelsieve.errors import ConfigError, RunError
-from labelsieve.pipeline import Audit, Audited, Inputs, Progress, audit_into, feature_maker, recipe
+from labelsieve.pipeline import (
+    Audit,
+    Audited,
+    Inputs,
+    Progress,
+    audit_into,
+    feature_maker,
+    recipe,
+    recorded,
+)
 from labelsieve.records import Features, Findings
 from labelsieve.report.metrics import Scores, score
 from labelsieve.report.page import write_page
@@ -31,7 +40,7 @@ def run_demo(out: Path, *, seed: int, resume: bool, overwrite: bool, progress: P
     noise, settings = DemoNoise(), Audit()
     inputs = Inputs(str(out / "images"), seed=seed)
     make = feature_maker(inputs, settings)
-    about = {"inputs": asdict(inputs), "audit": to_dict(settings), "demo": asdict(noise)}
+    about = {"inputs": recorded(inputs), "audit": to_dict(settings), "demo": asdict(noise)}
     with Run.open(out, "demo", about, resume=resume, overwrite=overwrite) as run:
         table = out / "truth.csv"
         if not table.exists():  # it is written after the images

@@ -5,6 +5,7 @@ decode -> features -> neighbors -> detect -> duplicates -> report
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from labelsieve.config import to_dict
-from labelsieve.data.decode import Pixels, decode_images
+from labelsieve.data.decode import Pixels, confirmed_hashes, decode_images
 from labelsieve.data.read import read
-from labelsieve.errors import ConfigError, DataError, did_you_mean
+from labelsieve.errors import ConfigError, DataError, did_you_mean, import_extra
 from labelsieve.features.backbones import load_timm
 from labelsieve.features.dictionary import Dictionary
 from labelsieve.features.extract import dictionary_features, extract, load_features
@@ -51,8 +52,11 @@ class Audit:
     n_neighbors: int = 50  # of each image, in the whole set
 
     def __post_init__(self) -> None:
-        if self.n_neighbors < N_SHOWN:
-            raise ConfigError(f"n_neighbors is {self.n_neighbors}; at least {N_SHOWN} are needed.")
+        least = (
+            self.detection.n_neighbors if isinstance(self.detection, PaperDetection) else N_SHOWN
+        )
+        if self.n_neighbors < least:
+            raise ConfigError(f"n_neighbors is {self.n_neighbors}; at least {least} are needed.")
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def audit(
         images: from `read`, with one label an image (-1 for none); or what `read` takes.
         settings: `recipe("robust")` unless given.
         features: one row for each image; dictionary features unless given.
-        seed: of every random choice; the same seed gives the same findings.
+        seed: of every random choice; the same seed and number of threads give the same findings.
         device: "cpu", "cuda", ...
         progress: called with (stage, done, total).
 
@@ -163,13 +167,29 @@ def run_audit(
     source = Path(inputs.source).resolve()
     if source.is_dir() and out.resolve().is_relative_to(source):
         raise ConfigError(f"--out {out}: lies among the images of {source}. Choose another place.")
+    if len(images) > EXACT_LIMIT:
+        import_extra("faiss", "faiss", f"neighbors of more than {EXACT_LIMIT:,} images")
     about = {
-        "inputs": asdict(inputs),
+        "inputs": recorded(inputs),
         "audit": to_dict(settings),
         "images": {"n": len(images), "fingerprint": images.fingerprint()},
+        "labels": images.label_fingerprint(),
+        "files": {name: _stamp(name) for name in (inputs.features, inputs.weights) if name},
     }
     with Run.open(out, "audit", about, resume=resume, overwrite=overwrite) as run:
         return audit_into(run, images, inputs, settings, make, progress)
+
+
+def recorded(inputs: Inputs) -> dict[str, Any]:
+    """Inputs as run.json keeps them: with absolute paths, to be read from anywhere."""
+    paths = {name: getattr(inputs, name) for name in ("source", "features", "weights")}
+    return asdict(inputs) | {name: os.path.abspath(p) for name, p in paths.items() if p is not None}
+
+
+def _stamp(path: str) -> str:
+    """Size and time of change: another stamp, another file."""
+    found = os.stat(path)
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def audit_into(
@@ -191,6 +211,9 @@ def audit_into(
         return Audited(images, findings, scores)
     findings.write(run.path / "findings.parquet")
     findings.write(run.path / "findings.csv")
+    run.note(
+        recipe=inputs.recipe, seed=inputs.seed, device=inputs.device, features=features.made_by
+    )
     run.note(summary=summary(findings), scores=None if scores is None else scores.to_dict())
     with run.stage("report"):
         write_page(
@@ -310,7 +333,7 @@ def _stages(
             seed=inputs.seed, device=inputs.device, progress=partial(progress, "detect"),
         )  # fmt: skip
     with run.stage("duplicates"):
-        exact = exact_duplicates(pixels.hashes[whole])
+        exact = exact_duplicates(confirmed_hashes(images, pixels)[whole])
         repeats = near_duplicates(pixels.values, neighbors, exact, settings.duplicates, whole)
     detection = _with_contradictions(detection, exact, labels, [images.ids[row] for row in whole])
     findings = _assemble(images, whole, pixels.reasons, detection, neighbors, repeats)

@@ -126,6 +126,13 @@ class ImageSet:
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
 
+    def label_fingerprint(self) -> str:
+        """A hash of what is said of the images: class names, labels and truth."""
+        digest = hashlib.blake2b(repr((self.class_names, self.truth)).encode(), digest_size=16)
+        if self.labels is not None:
+            digest.update(np.ascontiguousarray(self.labels).tobytes())
+        return digest.hexdigest()
+
     def save(self, path: Path) -> None:
         """Write a Parquet manifest: one row an image, its place, label and truth."""
         columns: dict[str, Any] = {

@@ -71,7 +71,7 @@ class Run:
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            present = sorted(entry.name for entry in path.iterdir())
+            present = sorted(entry.name for entry in path.iterdir() if not _half_begun(entry))
         except OSError as error:
             raise cannot_write(path, error) from error
         lock = _lock(path / ".lock")
@@ -98,7 +98,7 @@ class Run:
             return cls(path, lock, before)
         if overwrite and before is not None:
             _remove_outputs(path, before["job"])
-        elif [name for name in present if name != ".lock"]:
+        elif present:
             raise RunError(_not_empty(path, present, is_run=before is not None))
         run = cls(path, lock, _about(command, settings), fresh=True)
         run.checkpoint.mkdir(exist_ok=True)
@@ -250,6 +250,13 @@ def _read_about(path: Path) -> dict[str, Any]:
     return about
 
 
+def _half_begun(entry: Path) -> bool:
+    """Whether a run that was killed at once left this: a lock, a part of a file, no results."""
+    if entry.name == "checkpoint":
+        return not any(entry.iterdir())
+    return entry.name == ".lock" or entry.name.startswith(".partial-")
+
+
 def _same_settings(
     path: Path, before: Mapping[str, Any], command: str, settings: Mapping[str, Any]
 ) -> None:
@@ -261,9 +268,11 @@ def _same_settings(
             f"{path}: begun by `{what}` and cannot be resumed by {__version__} {command}. "
             "Choose another --out, or start again with --overwrite."
         )
-    if changed == ["images.fingerprint"] or changed == ["images.fingerprint", "images.n"]:
+    sources = {"images": "images", "labels": "labels", "files": "features or weights"}
+    if changed and {name.partition(".")[0] for name in changed} <= sources.keys():
+        what = " and ".join(sorted({sources[name.partition(".")[0]] for name in changed}))
         raise RunError(
-            f"{path}: the images have changed since this run was begun, so it cannot be resumed. "
+            f"{path}: the {what} have changed since this run was begun, so it cannot be resumed. "
             "Choose another --out, or start again with --overwrite."
         )
     if changed:
@@ -311,7 +320,7 @@ def _not_empty(path: Path, present: list[str], *, is_run: bool) -> str:
             f"{path}: holds a run already. Add --resume to go on with it, --overwrite to replace "
             "it, or choose another --out."
         )
-    shown = ", ".join(name for name in present[:3] if name != ".lock")
+    shown = ", ".join(name for name in present[:3])
     return (
         f"{path}: not empty (it holds {shown}). Choose another --out: a run wants its own folder."
     )

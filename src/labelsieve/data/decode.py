@@ -21,7 +21,16 @@ from labelsieve.errors import DataError
 from labelsieve.files import cannot_write
 from labelsieve.records import ImageSet
 
-__all__ = ["Batch", "Pixels", "decode", "decode_images", "decoder_name", "fit", "stream"]
+__all__ = [
+    "Batch",
+    "Pixels",
+    "confirmed_hashes",
+    "decode",
+    "decode_images",
+    "decoder_name",
+    "fit",
+    "stream",
+]
 
 Progress = Callable[[int, int], None]  # images done, images in all
 
@@ -139,6 +148,28 @@ def decode_images(
     if cache is not None:
         values = cache.finish()
     return Pixels(values, hashes, tuple(map(broken.get, range(n))))
+
+
+def confirmed_hashes(images: ImageSet, pixels: Pixels) -> NDArray[np.uint64]:
+    """Hashes of the pictures in full, where those made while decoding occur more than once.
+
+    Decoding shrinks a large JPEG on the way, and two pictures that differ only in detail can come
+    out equal. Only pictures that look like copies are decoded again.
+
+    Returns:
+        (N,) equal for equal pictures; 0 where broken.
+    """
+    hashes = pixels.hashes.copy()
+    _, group, times = np.unique(hashes, return_inverse=True, return_counts=True)
+    suspects = np.flatnonzero((times[group.ravel()] > 1) & pixels.usable)
+    if not len(suspects):
+        return hashes
+    reader = Reader(images.places)
+    suspects = suspects[reading_order(images.places.take(suspects))]
+    with ThreadPoolExecutor(_default_threads(reader, suspects)) as pool:
+        found = pool.map(lambda row: pixel_hash(decode(reader.read(row))), suspects.tolist())
+        hashes[suspects] = list(found)
+    return hashes
 
 
 def _decode_rows(reader: Reader, rows: NDArray[np.int64], size: int) -> Batch:

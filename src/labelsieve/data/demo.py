@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from labelsieve.files import atomic
+
 SIZE = 32  # px
 FOREIGN, BROKEN = "foreign", "broken"  # the truth of an image that is none of the ten digits
 
@@ -74,7 +76,7 @@ def make_demo(folder: Path, noise: DemoNoise | None = None, seed: int = 0) -> De
     (root / broken).write_bytes(whole[: len(whole) // 2])
     rows.append((broken, BROKEN, ""))
     table = folder / "truth.csv"
-    with table.open("w", newline="", encoding="utf-8") as file:
+    with atomic(table) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("image", "truth", "duplicate_of"), *sorted(rows)])
     return DemoSet(root, table)
 

@@ -49,7 +49,9 @@ def _table(path: Path) -> pa.Table:
             light = [name for name in ("image", "path", "truth") if name in columns]
             return pq.read_table(path, columns=light or None)
         text = csv.ConvertOptions(
-            column_types={"image": pa.string(), "truth": pa.string()}, strings_can_be_null=True
+            column_types={"image": pa.string(), "truth": pa.string()},
+            strings_can_be_null=True,
+            null_values=[""],
         )
         return csv.read_csv(path, convert_options=text)
     except (OSError, pa.ArrowException) as error:

@@ -71,5 +71,10 @@ def foreign_by_coherence(agreement: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def distrusted(spread: NDArray[np.float64], n_foreign: int, n_clean: int, alike: float) -> bool:
-    """Step A5e: the clusters are rather several modes of the class, so all of it is clean."""
-    return len(spread) > 1 and (spread.min() / spread.max() > alike or n_foreign > n_clean)
+    """Step A5e: the clusters are rather several modes of the class, so all of it is clean.
+
+    Deviation: of a class with one cluster nothing is to be compared; its outliers stay mislabeled.
+    """
+    if len(spread) < 2:
+        return False
+    return bool(spread.min() > alike * spread.max()) or n_foreign > n_clean
