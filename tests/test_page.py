@@ -22,11 +22,12 @@ from labelsieve.report.galleries import N_BROKEN, N_MISLABELED, choose
 from labelsieve.report.metrics import score
 from labelsieve.report.page import write_page
 from labelsieve.report.projection import layout, sample_rows
+from labelsieve.report.table import every_label_fits
 from labelsieve.report.thumbnails import make_thumbnails
 from made_findings import made_findings, random_findings
 
 CLEAN, MISLABELED, FOREIGN, BROKEN = Verdict
-VOID = {"meta", "link", "img", "input", "br", "hr"}
+VOID = {"meta", "link", "img", "input", "br", "hr", "wbr"}
 EVIL = '<script>alert("x")</script>&\'"/><img src=x onerror=alert(1)>.png'
 
 
@@ -234,7 +235,126 @@ def test_a_set_of_one_verdict_has_a_page(tmp_path, verdict):
     findings = made_findings([verdict] * 3, [0, 1, -1])
     text = page(tmp_path, findings, features=np.zeros((3, 2)))
     Elements(text)
-    assert ("Every label fits its image." in text) == (verdict == CLEAN)
+    assert "Every label fits its image." not in text  # no noise rate says so
+    nothing = verdict in (CLEAN, BROKEN)
+    assert ("No image was called mislabeled or foreign" in text) == nothing
+
+
+def rate_of(mislabeled, foreign=0.0, interval=(0.0, 0.03), name="cat"):
+    return NoiseRate(name, 9, mislabeled, interval, foreign, (0.0, 0.03))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "rates", "warnings", "fits"),
+    [
+        ([CLEAN, CLEAN], [rate_of(0.01, 0.009)], (), True),
+        ([CLEAN, BROKEN], [rate_of(0.01)], (), True),
+        ([CLEAN, CLEAN], [rate_of(0.01, 0.01)], (), False),
+        ([CLEAN, CLEAN], [rate_of(0.0), rate_of(0.3)], (), False),
+        ([CLEAN, CLEAN], [rate_of(0.0, interval=(0.0, 1.0))], (), False),
+        ([CLEAN, CLEAN], [rate_of(0.0)], ("The labels look like chance.",), False),
+        ([CLEAN, MISLABELED], [rate_of(0.0)], (), False),
+        ([CLEAN, FOREIGN], [rate_of(0.0)], (), False),
+        ([BROKEN, BROKEN], [rate_of(0.0)], (), False),
+        ([CLEAN, CLEAN], [], (), False),
+    ],
+)
+def test_every_label_is_said_to_fit_only_where_all_speaks_for_it(
+    tmp_path, verdicts, rates, warnings, fits
+):
+    findings = made_findings(verdicts, [0, 1], noise_rates=tuple(rates), warnings=warnings)
+    text = page(tmp_path, findings)
+    assert every_label_fits(findings) == fits
+    assert ("Every label fits its image" in text) == fits
+    assert ("Read the warnings first." in text) == bool(warnings)
+    nothing = not {MISLABELED, FOREIGN} & set(verdicts)
+    assert ("No image was called mislabeled or foreign" in text) == (nothing and not fits)
+
+
+def test_the_first_words_know_one_from_several(tmp_path):
+    one = page(tmp_path, made_findings([MISLABELED, FOREIGN, BROKEN], [0] * 3))
+    assert (
+        "<b>1</b> looks mislabeled, <b>1</b> fits none of the classes and <b>1</b> cannot be read."
+        in one
+    )
+    two = page(tmp_path, made_findings([MISLABELED, FOREIGN] * 2, [0] * 4))
+    assert "<b>2</b> look mislabeled and <b>2</b> fit none of the classes." in two
+
+
+def test_the_date_has_a_time_zone(whole):
+    assert re.search(r"<time [^>]*>\d+ \w+ \d{4}, \d\d:\d\d UTC([+-]\d\d:\d\d)?</time>", whole)
+
+
+def test_a_card_tells_its_probabilities_and_its_whole_reason(tmp_path):
+    probabilities = [[0.03, 0.97, 0], [0.2, 0.8, 0], [0.1, 0, 0.9], [0.4, 0, 0.6]]
+    findings = made_findings(
+        [MISLABELED, MISLABELED, FOREIGN, FOREIGN], [0] * 4, probabilities=probabilities,
+        suggestion=[1, 2, -1, -1], suggestion_probability=np.array([0.97, 0.7, np.nan, np.nan]),
+    )  # fmt: skip
+    text = page(tmp_path, findings)
+    words = re.sub(r"<[^>]*>", "", text.partition("<body>")[2].partition("<script>")[0])
+    assert "probability .97 of being mislabeled\n" in words  # the suggestion's is the same
+    assert "probability .80 of being mislabeled; suggestion: owl (.70)" in words
+    assert "about 2 of these 2 are truly mislabeled" in words
+    assert "about 2 of these 2 are truly foreign" in words
+    assert words.count("Probabilities are estimates: look before you act.") == 2
+    assert " sure" not in words
+    reason = re.search(r"\.reason \{(.*?)\}", text)[1]
+    assert "clamp" not in reason
+    assert "hidden" not in reason
+
+
+def test_the_expected_numbers_are_sums_of_probabilities():
+    findings = random_findings(500, 4, seed=5)
+    galleries = choose(findings)
+    for verdict, expected in (
+        (MISLABELED, galleries.n_expected_suspects), (FOREIGN, galleries.n_expected_foreign),
+    ):  # fmt: skip
+        total = sum(p[verdict] for p, v in zip(findings.probabilities, findings.verdict,
+                                               strict=True) if v == verdict)  # fmt: skip
+        assert abs(expected - total) <= 0.5 + 1e-3
+
+
+def test_long_labels_below_small_pictures_are_there_in_full(tmp_path):
+    findings = made_findings(
+        [MISLABELED, CLEAN], [0, 1], class_names=["a", "ice_hockey<b>"], suggestion=[1, -1],
+        neighbors=np.array([[1], [0]]),
+    )  # fmt: skip
+    text = page(tmp_path, findings)
+    tag = re.search(r'<span class="tag agrees" title="(.*?)">(.*?)</span>', text)
+    assert tag[1] == "ice_hockey&lt;b&gt;"
+    assert tag[2] == "ice_<wbr>hockey&lt;b&gt;"
+    assert "nowrap" not in re.search(r"\.tag \{(.*?)\}", text)[1]
+
+
+def test_images_without_a_label_are_counted(tmp_path, whole):
+    assert "no label; <code>" not in whole
+    one = page(tmp_path, made_findings([CLEAN] * 3, [0, 1, -1]))
+    assert "1 image has no label; <code>clean</code> says of it only that it fits one" in one
+    two = page(tmp_path, made_findings([CLEAN] * 3, [0, -1, -1]))
+    assert "2 images have no label; <code>clean</code> says of them only that they fit one" in two
+
+
+def test_a_rate_that_is_not_known_is_said_so_and_does_not_stretch_the_chart(tmp_path):
+    rates = (rate_of(0.3, interval=(0.0, 1.0)), rate_of(0.01, 0.02, name="dog"))
+    text = page(tmp_path, made_findings([CLEAN] * 2, [0, 1], noise_rates=rates))
+    noise = text[text.index('id="noise"') :]
+    assert noise.count("not known") == 1
+    assert "30.0" not in noise
+    assert "0.0–100.0" not in noise
+    assert noise.count('class="whisker') == 3
+    assert rate_axis(rates).high == pytest.approx(0.03)
+
+
+def test_the_noise_section_explains_its_order_and_its_rates(whole):
+    assert "The class with the most noise comes first, sorted by both together" in whole
+    assert "A rate counts also doubt that is too small for a verdict" in whole
+
+
+def test_a_path_may_be_text(tmp_path):
+    findings = made_findings([CLEAN], [0])
+    write_page(findings, image_set(tmp_path, findings), str(tmp_path / "r.html"))
+    assert (tmp_path / "r.html").exists()
 
 
 def test_no_images_and_no_features_have_a_page(tmp_path):
@@ -376,7 +496,7 @@ def test_the_layout_of_few_or_equal_rows_stays_in_the_square(n, d, equal):
     assert ((points >= 0) & (points <= 1)).all()
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
+@given(st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=5))
 def test_the_axis_holds_every_interval_and_starts_at_zero(highs):
     axis = rate_axis([NoiseRate("x", 1, h / 2, (0, h), 0, (0, 0)) for h in highs])
     assert axis.high >= max(highs) - 1e-9

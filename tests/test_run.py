@@ -56,6 +56,31 @@ def test_overwrite_removes_outputs_and_nothing_else(tmp_path: Path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_overwrite_loses_the_old_run_only_when_the_new_one_is_done(tmp_path: Path):
+    with Run.open(tmp_path, "audit", SETTINGS) as run:
+        (tmp_path / "findings.csv").write_text("old")
+        run.finish()
+
+    def fail() -> None:
+        with Run.open(tmp_path, "audit", SETTINGS, overwrite=True):
+            assert not (tmp_path / "findings.csv").exists()
+            raise DataError("7 rows for 8 images.")
+
+    with pytest.raises(DataError):
+        fail()
+    assert (tmp_path / "findings.csv").read_text() == "old"
+    assert read_run(tmp_path)["status"] == "done"
+    with Run.open(tmp_path, "audit", SETTINGS, overwrite=True) as run:
+        run.finish()
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json"}
+
+
+def test_what_a_run_killed_at_once_left_does_not_block_the_folder(tmp_path: Path):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / ".partial-run.json").write_text("{")
+    Run.open(tmp_path, "audit", SETTINGS).close()
+
+
 def test_resume_with_other_settings_names_what_changed(tmp_path: Path):
     Run.open(tmp_path, "audit", SETTINGS).close()
     with pytest.raises(RunError, match=r"other settings.*: xi changed \(xi was 0.02 and is 0.05\)"):

@@ -9,10 +9,11 @@ import pyarrow.csv
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
 from labelsieve.errors import RunError
-from labelsieve.records import Verdict
+from labelsieve.records import NoiseRate, Verdict
 from labelsieve.report.metrics import score
 from labelsieve.report.table import (
     Confusion,
@@ -21,6 +22,7 @@ from labelsieve.report.table import (
     percent,
     summary,
     top_confusions,
+    worst_classes,
 )
 from labelsieve.report.terminal import terminal_scores, terminal_summary
 from made_findings import made_findings, random_findings
@@ -187,3 +189,79 @@ def test_scores_are_shown_with_dashes_where_they_are_not_defined():
     foreign = next(line for line in text.splitlines() if line.startswith("foreign"))
     assert foreign.split() == ["foreign", "0", "0", "–", "–", "–", "–", "–"]
     assert "suggestions: right for 100.0 % of the truly mislabeled" in text
+
+
+LONG = ("golden_retriever_of_the_north", "犬" * 20, "cat")
+
+
+def noisy_findings(n_images=12_345):
+    rates = tuple(NoiseRate(name, n_images, 0.12 + i / 100, (0.05, 0.255), 0.07, (0.031, 0.125))
+                  for i, name in enumerate(LONG))  # fmt: skip
+    return made_findings([MISLABELED] * 2, [0, 1], class_names=LONG, suggestion=[1, 2],
+                         noise_rates=rates)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [30, 45, 60, 80, 100, 120, 200])
+def test_no_number_is_cut_at_any_width(width):
+    text = printed(terminal_summary(noisy_findings()), width)
+    assert all(cell_len(line) <= width for line in text.splitlines())
+    words = " ".join(text.split())
+    for figure in ("12.0 % (5.0–25.5)", "13.0 %", "14.0 %"):
+        assert figure in words
+    assert words.count("12,345") == 3
+    assert words.count("7.0 % (3.1–12.5)") == 3
+    assert all(name[:3] in text for name in LONG)
+    assert ("█" in text) == (width >= 100)
+    assert "sorted by both together" in words
+    if width >= 45:
+        row = next(line for line in text.splitlines() if line.startswith("cat "))
+        assert "12,345" in row
+
+
+def test_bars_need_no_more_room_than_they_take():
+    findings = random_findings(300, 5, seed=4)
+    assert "█" in printed(terminal_summary(findings), 90)
+
+
+def test_a_rate_that_is_not_known_is_said_so_and_comes_last():
+    rates = (NoiseRate("cat", 2, 0.5, (0.0, 1.0), 0.5, (0.0, 1.0)),
+             NoiseRate("dog", 90, 0.1, (0.05, 0.2), 0.0, (0.0, 0.02)))  # fmt: skip
+    findings = made_findings([CLEAN], [0], noise_rates=rates)
+    assert [rate.class_name for rate in worst_classes(findings)] == ["dog", "cat"]
+    for width in (40, 60, 120):
+        text = printed(terminal_summary(findings), width)
+        assert text.count("not known") == 2
+        assert "100.0" not in text.partition("Noise rate")[2]
+
+
+def test_remarks_know_one_from_several():
+    def remarks(n, **columns):
+        return printed(terminal_summary(made_findings([CLEAN] * n, [0] * n, **columns)))
+
+    copies = np.full(5, -1)
+    copies[1] = 0
+    assert "duplicates: 1 image repeats another\n" in remarks(5, duplicate_of=copies)
+    copies[2] = 0
+    assert "duplicates: 2 images repeat another\n" in remarks(5, duplicate_of=copies)
+    copies[4] = 3
+    assert "duplicates: 3 images repeat one of 2 others\n" in remarks(5, duplicate_of=copies)
+
+
+def test_a_broken_file_is_named_with_its_reason():
+    reason = "Truncated: this PNG ends after 364 bytes, before its picture does."
+    findings = made_findings([BROKEN], [0], image=["bomb.png"], reason=(reason,))
+    assert f"broken: bomb.png: {reason}\n" in printed(terminal_summary(findings))
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ([0, 1, 1], None),
+        ([0, 1, -1], "1 image has no label; `clean` says of it only that it fits one of the"),
+        ([0, -1, -1], "2 images have no label; `clean` says of them only that they fit one of"),
+    ],
+)
+def test_images_without_a_label_are_counted(label, expected):
+    text = printed(terminal_summary(made_findings([CLEAN] * 3, label)))
+    assert (expected or "") in text
+    assert ("no label" in text) == (expected is not None)

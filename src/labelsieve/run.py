@@ -30,6 +30,7 @@ OUTPUTS = (
     "run.json", "log.jsonl", "findings.parquet", "findings.csv", "features.npy", "features.json",
     "report.html", "checkpoint",
 )  # fmt: skip
+REPLACED = ".replaced"  # where the run that --overwrite replaces waits until the new one is done
 USERS_MISTAKES = (DataError, ConfigError, MissingExtraError)
 DEMO_OUTPUTS = ("images", "truth.csv")  # of a demo run only: elsewhere they may be the user's
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "pillow", "simplejpeg", "pyarrow", "timm")
@@ -97,7 +98,7 @@ class Run:
             _same_settings(path, before, command, settings)
             return cls(path, lock, before)
         if overwrite and before is not None:
-            _remove_outputs(path, before["job"])
+            _set_aside(path, before["job"])
         elif present:
             raise RunError(_not_empty(path, present, is_run=before is not None))
         run = cls(path, lock, _about(command, settings), fresh=True)
@@ -112,6 +113,7 @@ class Run:
         if self._fresh and kind is not None and issubclass(kind, USERS_MISTAKES):
             # The user will change the words: what this run was begun with is of no use.
             _remove_outputs(self.path, self.about["job"])
+            _put_back(self.path)
         self.close()
         if self._fresh and kind is not None and not any(self.path.iterdir()):
             self.path.rmdir()
@@ -169,7 +171,8 @@ class Run:
 
     def finish(self, **facts: Any) -> None:
         """Mark the run as done; what was only needed to resume it is removed."""
-        shutil.rmtree(self.checkpoint, ignore_errors=True)
+        for folder in (self.checkpoint, self.path / REPLACED):
+            shutil.rmtree(folder, ignore_errors=True)
         self.note(status="done", **facts)
 
     def _write(self) -> None:
@@ -254,7 +257,7 @@ def _half_begun(entry: Path) -> bool:
     """Whether a run that was killed at once left this: a lock, a part of a file, no results."""
     if entry.name == "checkpoint":
         return not any(entry.iterdir())
-    return entry.name == ".lock" or entry.name.startswith(".partial-")
+    return entry.name in {".lock", REPLACED} or entry.name.startswith(".partial-")
 
 
 def _same_settings(
@@ -303,6 +306,26 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _set_aside(path: Path, job: str) -> None:
+    """Move the outputs of a finished run out of the way; remove those of an unfinished one."""
+    if _read_about(path)["status"] != "done":
+        _remove_outputs(path, job)
+        return
+    shutil.rmtree(path / REPLACED, ignore_errors=True)
+    (path / REPLACED).mkdir()
+    for name in OUTPUTS + (DEMO_OUTPUTS if job == "demo" else ()):
+        if (path / name).exists():
+            (path / name).rename(path / REPLACED / name)
+
+
+def _put_back(path: Path) -> None:
+    """Undo `_set_aside`, if there is something."""
+    if (path / REPLACED).is_dir():
+        for entry in (path / REPLACED).iterdir():
+            entry.rename(path / entry.name)
+        (path / REPLACED).rmdir()
 
 
 def _remove_outputs(path: Path, job: str) -> None:

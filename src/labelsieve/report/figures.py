@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelsieve.records import Findings, NoiseRate, Verdict
+from labelsieve.report.table import is_known
 
 N_HEAT_CLASSES = 30  # of the heat map; all others share one row and one column
 N_LEVELS = 5  # shades of the heat map
@@ -27,8 +28,9 @@ class Axis:
 
 
 def rate_axis(rates: Sequence[NoiseRate]) -> Axis:
-    """The shortest scale of round steps that holds every interval."""
-    widest = max((max(r.mislabeled_interval[1], r.foreign_interval[1]) for r in rates), default=0.0)
+    """The shortest scale of round steps that holds every interval that is known."""
+    intervals = [i for rate in rates for i in (rate.mislabeled_interval, rate.foreign_interval)]
+    widest = max((interval[1] for interval in intervals if is_known(interval)), default=0.0)
     for step in (0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25):
         n_steps = max(1, int(np.ceil(min(widest, 1.0) / step - 1e-9)))
         if n_steps <= 5:

@@ -67,8 +67,10 @@ class Galleries:
 
     suspects: tuple[Suspect, ...]
     n_suspects: int
+    n_expected_suspects: int  # of them truly mislabeled, if the probabilities hold
     foreign_groups: tuple[Group, ...]
     n_foreign_groups: int
+    n_expected_foreign: int  # of all called foreign truly so, if the probabilities hold
     foreign_alone: Group  # n_images counts the foreign images of no group
     duplicates: tuple[Group, ...]
     n_duplicate_groups: int
@@ -106,11 +108,13 @@ def choose(findings: Findings) -> Galleries:
     return Galleries(
         suspects=tuple(_suspect(findings, row, near[row]) for row in _spread(findings, suspects)),
         n_suspects=len(suspects),
+        n_expected_suspects=_expected(findings, Verdict.MISLABELED),
         foreign_groups=tuple(
             _group(findings, _surest(findings, group, Verdict.FOREIGN), N_IN_FOREIGN_GROUP)
             for group in groups[:N_FOREIGN_GROUPS]
         ),
         n_foreign_groups=len(groups),
+        n_expected_foreign=_expected(findings, Verdict.FOREIGN),
         foreign_alone=_group(findings, surest_alone, N_FOREIGN_ALONE),
         duplicates=tuple(
             _group(findings, copies[i], N_IN_DUPLICATE_GROUP) for i in order[:N_DUPLICATE_GROUPS]
@@ -139,6 +143,11 @@ def _spread(findings: Findings, rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _surest(findings: Findings, rows: NDArray[np.int64], verdict: Verdict) -> NDArray[np.int64]:
     return rows[np.argsort(-findings.probabilities[rows, verdict], kind="stable")]
+
+
+def _expected(findings: Findings, verdict: Verdict) -> int:
+    """How many of those called so are so, if their probabilities hold."""
+    return round(float(findings.probabilities[findings.verdict == verdict, verdict].sum()))
 
 
 def _suspect(findings: Findings, row: int, nearest: NDArray[np.int64]) -> Suspect:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from labelsieve.errors import DataError
@@ -29,16 +29,23 @@ from labelsieve.report.figures import SHAPES, Dots, dots, heat_map, rate_axis
 from labelsieve.report.galleries import Galleries, Group, choose
 from labelsieve.report.metrics import Scores
 from labelsieve.report.projection import layout, sample_rows
-from labelsieve.report.table import MEANINGS, percent, top_confusions, worst_classes
+from labelsieve.report.table import (
+    MEANINGS,
+    every_label_fits,
+    is_known,
+    percent,
+    top_confusions,
+    worst_classes,
+)
 from labelsieve.report.thumbnails import Thumbnails, make_thumbnails
 
 N_CLASSES = 30  # rows of the noise chart
 N_CONFUSIONS = 12
 MAP_WIDTH, MAP_HEIGHT, MAP_MARGIN = 1000, 660, 24  # units of the drawing
-TROUBLES = {
-    Verdict.MISLABELED: "look mislabeled",
-    Verdict.FOREIGN: "fit none of the classes",
-    Verdict.BROKEN: "cannot be read",
+TROUBLES = {  # of one image, of several
+    Verdict.MISLABELED: ("looks mislabeled", "look mislabeled"),
+    Verdict.FOREIGN: ("fits none of the classes", "fit none of the classes"),
+    Verdict.BROKEN: ("cannot be read", "cannot be read"),
 }
 GENERIC_NAMES = {"images", "photos", "data", "dataset", "train", "test", "val", "index", "labels"}
 MAX_ID = 160  # characters of an id in the map's data
@@ -47,7 +54,7 @@ MAX_ID = 160  # characters of an id in the map's data
 def write_page(
     findings: Findings,
     images: ImageSet,
-    path: Path,
+    path: str | Path,
     *,
     features: Features | None = None,
     about: Mapping[str, Any] | None = None,
@@ -162,7 +169,8 @@ def _render(
         name=_name(images.source),
         findings=findings,
         verdicts=[(v, v.name.lower(), findings.count(v), MEANINGS[v]) for v in Verdict],
-        troubles=[(n, words) for v, words in TROUBLES.items() if (n := findings.count(v))],
+        troubles=_troubles(findings),
+        n_unlabeled=int((findings.label < 0).sum()),
         rates=rates,
         axis=rate_axis(rates),
         heat=heat_map(findings),
@@ -177,7 +185,8 @@ def _render(
         run=shlex.quote(about["run"]),
         facts=list(_facts(about)),
         settings=list(_flat(about.get("settings", {}))),
-        now=datetime.now().astimezone(),
+        now=(now := datetime.now().astimezone()),
+        zone=_zone(now),
         style=Markup(_read("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -197,6 +206,9 @@ def _environment() -> Environment:
     )
     environment.filters["count"] = lambda n: f"{n:,}"
     environment.filters["number"] = lambda x: "–" if x is None else f"{x:.3f}"
+    environment.filters["chance"] = _chance
+    environment.filters["breakable"] = _breakable
+    environment.tests["known"] = is_known
     environment.filters["plural"] = lambda n, one, many: f"{n:,} {one if n == 1 else many}"
     return environment
 
@@ -209,6 +221,38 @@ def _name(source: str) -> str:
     """The last part of a path, with the one before it where the last alone says nothing."""
     path = Path(source).absolute()
     return f"{path.parent.name}/{path.name}" if path.stem in GENERIC_NAMES else path.name or source
+
+
+def _troubles(findings: Findings) -> list[tuple[str, str]]:
+    """The page's first words on the labels: a number, or none, and what is said of so many."""
+    counts = {verdict: findings.count(verdict) for verdict in TROUBLES}
+    found = [(f"{n:,}", TROUBLES[v][n != 1]) for v, n in counts.items() if n]
+    if counts[Verdict.MISLABELED] or counts[Verdict.FOREIGN]:
+        return found
+    fits = every_label_fits(findings)
+    words = "Every label fits its image" if fits else "No image was called mislabeled or foreign"
+    return [("", words), *found]
+
+
+def _chance(probability: float) -> str:
+    """A probability as text: 0.973 is ".97"; what would round to 0 or 1 is told apart."""
+    if 0 < probability < 0.005:
+        return "< .01"
+    if 0.995 <= probability < 1:
+        return "> .99"
+    return f"{probability:.2f}".removeprefix("0")
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may be broken into lines where its parts are joined."""
+    joint = Markup("_<wbr>")
+    return joint.join(escape(part) for part in name.split("_"))
+
+
+def _zone(moment: datetime) -> str:
+    """The time zone as an offset: its abbreviations are ambiguous."""
+    offset = moment.strftime("%z")
+    return "UTC" if int(offset) == 0 else f"UTC{offset[:3]}:{offset[3:5]}"
 
 
 def _identical(group: Group, thumbnails: Thumbnails) -> bool:

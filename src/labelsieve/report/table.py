@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from labelsieve.records import Findings, NoiseRate, Verdict
 
 N_CONFUSIONS = 15  # pairs in a summary
+NEARLY_NONE = 0.02  # noise of a class below which all its labels may be said to fit
 
 MEANINGS = {
     Verdict.CLEAN: "the label fits the image",
@@ -98,8 +99,35 @@ def duplicate_groups(findings: Findings) -> list[NDArray[np.int64]]:
 
 
 def worst_classes(findings: Findings) -> list[NoiseRate]:
-    """The noise rates, the class with the most noise first."""
-    return sorted(findings.noise_rates, key=lambda rate: -(rate.mislabeled + rate.foreign))
+    """The noise rates, the class with the most of both kinds together first.
+
+    A rate that is not known counts as none here, so that it is not taken for the worst.
+    """
+
+    def noise(rate: NoiseRate) -> float:
+        kinds = ((rate.mislabeled, rate.mislabeled_interval), (rate.foreign, rate.foreign_interval))
+        return sum(share for share, interval in kinds if is_known(interval))
+
+    return sorted(findings.noise_rates, key=lambda rate: -noise(rate))
+
+
+def is_known(interval: tuple[float, float]) -> bool:
+    """Whether an interval says anything: one from 0 to 1 does not."""
+    return interval[0] > 0 or interval[1] < 1
+
+
+def every_label_fits(findings: Findings) -> bool:
+    """Whether the report may say so: nothing found, no warning, and next to no noise estimated."""
+    n_found = findings.count(Verdict.MISLABELED) + findings.count(Verdict.FOREIGN)
+    labeled = (findings.label >= 0) & (findings.verdict != Verdict.BROKEN)
+    if n_found or findings.warnings or not findings.noise_rates or not labeled.any():
+        return False
+    return all(
+        is_known(rate.mislabeled_interval)
+        and is_known(rate.foreign_interval)
+        and rate.mislabeled + rate.foreign < NEARLY_NONE
+        for rate in findings.noise_rates
+    )
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from labelsieve.records import Findings, Verdict
+from labelsieve.records import Findings, NoiseRate, Verdict
 from labelsieve.report.metrics import Detection, Scores
 from labelsieve.report.table import (
     MEANINGS,
     Confusion,
+    is_known,
     percent,
     summary,
     top_confusions,
@@ -23,6 +26,7 @@ from labelsieve.report.table import (
 
 N_ROWS = 15  # of a table; what is left out is counted in its last line
 BAR_CELLS = 12
+NAME_CELLS = (8, 24)  # of a class in the noise table: where there is little room, and at most
 
 STYLES = {
     Verdict.CLEAN: "green",
@@ -40,7 +44,7 @@ def terminal_summary(findings: Findings, scores: Scores | None = None) -> Render
     blocks = [
         Group(*warnings) if warnings else None,
         _verdict_table(findings),
-        _noise_table(findings) if findings.noise_rates else None,
+        _NoiseTable(tuple(worst_classes(findings))) if findings.noise_rates else None,
         _confusion_table(findings, confusions) if confusions else None,
         Group(*remarks) if remarks else None,
         terminal_scores(scores) if scores is not None else None,
@@ -78,9 +82,9 @@ def _verdict_table(findings: Findings) -> Table:
     table = Table(
         title=f"{len(findings):,} images in {len(findings.class_names):,} classes", **_LOOK
     )
-    table.add_column("verdict")
-    table.add_column("images", justify="right")
-    table.add_column("share", justify="right")
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("images", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
     table.add_column("meaning", style="dim")
     for verdict in Verdict:
         n_images = findings.count(verdict)
@@ -93,44 +97,109 @@ def _verdict_table(findings: Findings) -> Table:
     return table
 
 
-def _noise_table(findings: Findings) -> Group:
-    rates = worst_classes(findings)
-    widest = max(max(r.mislabeled_interval[1], r.foreign_interval[1]) for r in rates[:N_ROWS])
-    table = Table(title="Noise rate per class, with its interval", **_LOOK)
-    table.add_column("class", max_width=24, no_wrap=True, overflow="ellipsis")
-    table.add_column("images", justify="right")
-    for kind in ("mislabeled", "foreign"):
-        table.add_column(kind, no_wrap=True)
-    for rate in rates[:N_ROWS]:
-        table.add_row(
-            Text(rate.class_name),
-            f"{rate.n_images:,}",
-            _bar(rate.mislabeled, rate.mislabeled_interval, widest, STYLES[Verdict.MISLABELED]),
-            _bar(rate.foreign, rate.foreign_interval, widest, STYLES[Verdict.FOREIGN]),
+@dataclass(frozen=True)
+class _NoiseTable:
+    """The noise rates in the room there is: bars go first, then the columns; numbers never."""
+
+    rates: Sequence[NoiseRate]  # worst first
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = self.rates[:N_ROWS]
+        longest = max(len("class"), *(cell_len(rate.class_name) for rate in shown))
+        least, most = (min(longest, cells) for cells in NAME_CELLS)
+        n_images = max(len("images"), *(len(f"{rate.n_images:,}") for rate in shown))
+        figures = [max(len(_figures(*kind)) for kind in kinds) for kinds in _kinds(shown)]
+        figures = [max(len("mislabeled"), width) for width in figures]
+        others = n_images + sum(figures) + 6  # and two blanks between columns
+        with_bars = others + 2 * (BAR_CELLS + 1)
+        if options.max_width >= with_bars + most:
+            yield _noise_columns(shown, [most, n_images, *(w + BAR_CELLS + 1 for w in figures)])
+        elif options.max_width >= others + least:
+            name = min(most, options.max_width - others)
+            yield _noise_columns(shown, [name, n_images, *figures], bars=False)
+        else:
+            yield from _noise_lines(shown)
+        notes = ["most noise first, sorted by both together"] if len(self.rates) > 1 else []
+        if len(self.rates) > N_ROWS:
+            notes.append(f"{len(self.rates) - N_ROWS:,} more in run.json")
+        if notes:
+            yield Text("; ".join(notes), style="dim")
+
+
+_NOISE_TITLE = "Noise rate per class, with its interval"
+_Kind = tuple[float, tuple[float, float]]  # a rate and its interval
+
+
+def _kinds(rates: Sequence[NoiseRate]) -> tuple[list[_Kind], list[_Kind]]:
+    """The rates of mislabeled and of foreign images."""
+    return (
+        [(rate.mislabeled, rate.mislabeled_interval) for rate in rates],
+        [(rate.foreign, rate.foreign_interval) for rate in rates],
+    )
+
+
+def _noise_columns(rates: Sequence[NoiseRate], widths: Sequence[int], bars: bool = True) -> Table:
+    table = Table(title=_NOISE_TITLE, **_LOOK)
+    table.add_column("class", width=widths[0], no_wrap=True, overflow="ellipsis")
+    table.add_column("images", width=widths[1], no_wrap=True, justify="right")
+    table.add_column("mislabeled", width=widths[2], no_wrap=True)
+    table.add_column("foreign", width=widths[3], no_wrap=True)
+    kinds = _kinds(rates)
+    known = [interval[1] for kind in kinds for _, interval in kind if is_known(interval)]
+    widest = max(known, default=1.0)
+    for rate, wrong, foreign in zip(rates, *kinds, strict=True):
+        cells = [Text(_figures(*wrong)), Text(_figures(*foreign))]
+        if bars:
+            styles = STYLES[Verdict.MISLABELED], STYLES[Verdict.FOREIGN]
+            intervals = (wrong[1], foreign[1])
+            cells = [
+                Text.assemble((_bar(interval, widest), style), " ", cell)
+                for interval, style, cell in zip(intervals, styles, cells, strict=True)
+            ]
+        table.add_row(Text(rate.class_name), f"{rate.n_images:,}", *cells)
+    return table
+
+
+def _noise_lines(rates: Sequence[NoiseRate]) -> list[Text]:
+    """Sentences, which can be broken anywhere, for a terminal too narrow for a table."""
+    lines = [Text(f"{_NOISE_TITLE}; class (images)", style="italic")]
+    for rate, wrong, foreign in zip(rates, *_kinds(rates), strict=True):
+        figures = (
+            f" ({rate.n_images:,}): mislabeled {_figures(*wrong).strip()}, "
+            f"foreign {_figures(*foreign).strip()}"
         )
-    parts: list[RenderableType] = [table]
-    if len(rates) > N_ROWS:
-        parts.append(Text(f"{len(rates) - N_ROWS:,} more in run.json", style="dim"))
-    return Group(*parts)
+        lines.append(Text.assemble(_short(rate.class_name, NAME_CELLS[1]), figures))
+    return lines
 
 
-def _bar(share: float, interval: tuple[float, float], widest: float, style: str) -> Text:
-    """Filled up to the interval's low end, hatched up to its high end."""
-    low, high = (round(BAR_CELLS * end / max(widest, 1e-9)) for end in interval)
-    figures = f"{percent(share):>8} ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})"
-    bar = "█" * low + "▒" * (high - low)
-    return Text.assemble((f"{bar:<{BAR_CELLS}}", style), f"{figures:<21}")
+def _bar(interval: tuple[float, float], widest: float) -> str:
+    """Filled up to the interval's low end, hatched up to its high end; empty if not known."""
+    ends = interval if is_known(interval) else (0.0, 0.0)
+    low, high = (round(BAR_CELLS * end / max(widest, 1e-9)) for end in ends)
+    return f"{'█' * low + '▒' * (high - low):<{BAR_CELLS}}"
+
+
+def _figures(share: float, interval: tuple[float, float]) -> str:
+    if not is_known(interval):
+        return "not known"
+    return f"{percent(share):>7} ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})"
+
+
+def _short(name: str, n_cells: int) -> Text:
+    text = Text(name)
+    text.truncate(n_cells, overflow="ellipsis")
+    return text
 
 
 def _confusion_table(findings: Findings, confusions: Iterable[Confusion]) -> Table:
     table = Table(title="Most frequent wrong labels", min_width=30, **_LOOK)
-    table.add_column("given", max_width=28, no_wrap=True, overflow="ellipsis")
-    table.add_column("suggested", max_width=28, no_wrap=True, overflow="ellipsis")
-    table.add_column("images", justify="right")
+    table.add_column("given", overflow="fold")
+    table.add_column("suggested", overflow="fold")
+    table.add_column("images", justify="right", no_wrap=True)
     for confusion in confusions:
         table.add_row(
-            Text(findings.class_names[confusion.given]),
-            Text(findings.class_names[confusion.suggested]),
+            _short(findings.class_names[confusion.given], 28),
+            _short(findings.class_names[confusion.suggested], 28),
             f"{confusion.n_images:,}",
         )
     return table
@@ -139,15 +208,23 @@ def _confusion_table(findings: Findings, confusions: Iterable[Confusion]) -> Tab
 def _remarks(findings: Findings) -> list[Text]:
     figures = summary(findings)
     remarks = []
-    if figures["n_duplicates"]:
+    if n := figures["n_unlabeled"]:
         remarks.append(
-            f"duplicates: {figures['n_duplicates']:,} images repeat one of "
-            f"{figures['n_duplicate_groups']:,} others"
+            "1 image has no label; `clean` says of it only that it fits one of the classes."
+            if n == 1
+            else f"{n:,} images have no label; "
+            "`clean` says of them only that they fit one of the classes."
+        )
+    if figures["n_duplicates"]:
+        n, n_groups = figures["n_duplicates"], figures["n_duplicate_groups"]
+        others = "another" if n_groups == 1 else f"one of {n_groups:,} others"
+        remarks.append(
+            f"duplicates: {n:,} {'image repeats' if n == 1 else 'images repeat'} {others}"
         )
     if figures["n_foreign_groups"]:
         remarks.append(f"foreign groups: {figures['n_foreign_groups']:,}")
     broken = np.flatnonzero(findings.verdict == Verdict.BROKEN)
-    remarks.extend(f"broken: {findings.image[row]} ({findings.reason[row]})" for row in broken[:3])
+    remarks.extend(f"broken: {findings.image[row]}: {findings.reason[row]}" for row in broken[:3])
     if len(broken) > 3:
         remarks.append(f"broken: {len(broken) - 3:,} more in findings.csv")
     return [Text(remark) for remark in remarks]

@@ -130,7 +130,7 @@
     const verdict = words[data.verdict[i]], bold = document.createElement("b"), small = document.createElement("small");
     bold.textContent = verdict === "mislabeled" && data.suggestion[i] >= 0 ? `${nameOf(data.label[i])} → ${nameOf(data.suggestion[i])}` : nameOf(data.label[i]);
     small.textContent = data.id[i];
-    $("p", tip).replaceChildren(bold, document.createElement("br"), `${verdict}, ${data.sure[i]} % sure`, small);
+    $("p", tip).replaceChildren(bold, document.createElement("br"), `${verdict}, probability ${(data.sure[i] / 100).toFixed(2).replace(/^0/, "")}`, small);
     tip.hidden = false;
     const box = world.getBoundingClientRect(), scale = box.width / 1000;
     const x = data.x[i] * scale, y = data.y[i] * scale;
