@@ -15,9 +15,9 @@ from labelsieve.records import Neighbors, NoiseRate, Verdict
 __all__ = ["Detection", "detect"]
 
 _SAID = {
-    Verdict.CLEAN: "It lies in a dense cluster of its class",
+    Verdict.CLEAN: "The paper's rules leave it in its class",
     Verdict.MISLABELED: "It lies outside every cluster of its class",
-    Verdict.FOREIGN: "It lies in the cluster of its class that the paper's rule calls foreign",
+    Verdict.FOREIGN: "It lies in the cluster that the paper's rule calls foreign",
 }
 
 

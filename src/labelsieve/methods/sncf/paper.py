@@ -45,6 +45,7 @@ from labelsieve.neighbors.knn import Progress, nearest_neighbors
 from labelsieve.neighbors.optics import Group, optics, optics_by_class
 from labelsieve.records import Neighbors, Verdict
 
+MOST_TO_GROUP = 50_000  # foreign images; beyond, their groups would take more than a minute
 SMALLEST = 30  # images of a class below which it is not clustered
 
 
@@ -310,15 +311,16 @@ def split_by_mixture(
 def group_foreign(features: NDArray[np.float32], settings: PaperDetection) -> NDArray[np.int32]:
     """Step A7: clusters among the foreign images, by a graph and an embedding of their own.
 
-    Deviation: too few images for `group_min_samples`, or one group that holds more than
-    `largest_group` of them, count as no groups. A loss that pulls a group together would pull
+    Deviation: too few images for `group_min_samples`, more than 50,000, or one group that holds
+    more than `largest_group` of them, count as no groups. A loss that pulls a group together would pull
     together all that is foreign. Time grows with the square of their number: 3 s for 10,000.
 
     Returns:
         (n,) group of each, -1 for none.
     """
     none = np.full(len(features), -1, np.int32)
-    if len(features) <= max(settings.group_min_samples, settings.n_neighbors):
+    least = max(settings.group_min_samples, settings.n_neighbors)
+    if not least < len(features) <= MOST_TO_GROUP:
         return none
     embedding = embed(nearest_neighbors(features, settings.n_neighbors), settings)
     groups = optics(
