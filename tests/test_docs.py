@@ -236,7 +236,7 @@ def test_settings_files_shown_are_read(tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with photos/, a finished run/ of them, and features.npy."""
     root = tmp_path_factory.mktemp("docs")
     digits = load_digits()
@@ -262,9 +262,9 @@ def test_python_shown_compiles(block: Block):
 
 
 @pytest.mark.parametrize("block", [block for block in PYTHON if block.marked], ids=str)
-def test_python_shown_runs(block: Block, workplace: Path, monkeypatch: pytest.MonkeyPatch):
+def test_python_shown_runs(block: Block, desk: Path, monkeypatch: pytest.MonkeyPatch):
     quick = partial(_quick, pipeline.recipe)
-    monkeypatch.chdir(workplace)
+    monkeypatch.chdir(desk)
     monkeypatch.setattr(pipeline, "Audit", lambda: quick("robust"))  # what ls.audit uses by default
     monkeypatch.setitem(vars(labelsieve), "recipe", quick)
     exec(compile(block.text, str(block), "exec"), {})

@@ -312,8 +312,8 @@ def group_foreign(features: NDArray[np.float32], settings: PaperDetection) -> ND
     """Step A7: clusters among the foreign images, by a graph and an embedding of their own.
 
     Deviation: too few images for `group_min_samples`, more than 50,000, or one group that holds
-    more than `largest_group` of them, count as no groups. A loss that pulls a group together would pull
-    together all that is foreign. Time grows with the square of their number: 3 s for 10,000.
+    more than `largest_group` of them, count as no groups. A loss that pulls a group together would
+    pull together all that is foreign. Time grows with the square of their number: 3 s for 10,000.
 
     Returns:
         (n,) group of each, -1 for none.
