@@ -322,7 +322,7 @@ def test_equal_pixels_with_different_labels_are_warned_of(photos: Path, tmp_path
     result = run("audit", tmp_path / "set", "--out", tmp_path / "run", *FAST)
     assert result.exit_code == 0, result.output
     warnings = " ".join(Findings.load(tmp_path / "run" / "findings.parquet").warnings)
-    assert "1 images have the same pixels as another of a different label" in warnings
+    assert "Pairs of images with equal pixels and different labels: 1, such as" in warnings
 
 
 def test_damaged_runs_are_told(finished: Path, tmp_path: Path):

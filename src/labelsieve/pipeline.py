@@ -392,9 +392,9 @@ def _with_contradictions(
         return detection
     first = wrong[0]
     warning = (
-        f"{len(wrong)} images have the same pixels as another of a different label, so one of the "
-        f"two labels is wrong, such as {ids[first]!r} and {ids[exact[first]]!r}. Look "
-        "at them among the duplicates: each may be called clean."
+        f"Pairs of images with equal pixels and different labels: {len(wrong)}, such as "
+        f"{ids[first]!r} and {ids[exact[first]]!r}. One label of each pair is wrong, though both "
+        "may be called clean: look at them among the duplicates."
     )
     return replace(detection, warnings=(*detection.warnings, warning))
 
