@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from labelsieve.assemble import N_SHOWN, assemble, with_contradictions
 from labelsieve.config import to_dict
 from labelsieve.data.decode import Pixels, confirmed_hashes, decode_images
 from labelsieve.data.read import read
@@ -24,14 +25,14 @@ from labelsieve.errors import ConfigError, DataError, did_you_mean, import_extra
 from labelsieve.features.backbones import load_timm
 from labelsieve.features.dictionary import Dictionary
 from labelsieve.features.extract import dictionary_features, extract, load_features
-from labelsieve.methods.sncf.detect import Detection, detect
+from labelsieve.methods.sncf.detect import detect
 from labelsieve.methods.sncf.paper import PaperDetection
 from labelsieve.methods.sncf.recipes import RECIPES
 from labelsieve.methods.sncf.robust import RobustDetection
 from labelsieve.neighbors.approximate import EXACT_LIMIT, approximate_neighbors
 from labelsieve.neighbors.duplicates import Duplicates, exact_duplicates, near_duplicates
 from labelsieve.neighbors.knn import nearest_neighbors
-from labelsieve.records import Features, Findings, ImageSet, Neighbors, Verdict
+from labelsieve.records import Features, Findings, ImageSet, Neighbors
 from labelsieve.report.metrics import Scores, score
 from labelsieve.report.page import write_page
 from labelsieve.report.table import summary
@@ -39,7 +40,6 @@ from labelsieve.run import Run
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 FeatureMaker = Callable[[ImageSet, Pixels, Path | None, Progress], Features]
-N_SHOWN = 5  # neighbors in the findings
 
 
 @dataclass(frozen=True)
@@ -335,8 +335,8 @@ def _stages(
     with run.stage("duplicates"):
         exact = exact_duplicates(confirmed_hashes(images, pixels)[whole])
         repeats = near_duplicates(pixels.values, neighbors, exact, settings.duplicates, whole)
-    detection = _with_contradictions(detection, exact, labels, [images.ids[row] for row in whole])
-    findings = _assemble(images, whole, pixels.reasons, detection, neighbors, repeats)
+    detection = with_contradictions(detection, exact, labels, [images.ids[row] for row in whole])
+    findings = assemble(images, whole, pixels.reasons, detection, neighbors, repeats)
     return findings, features
 
 
@@ -379,59 +379,3 @@ def _rows_of(features: Features, images: ImageSet, rows: NDArray[np.int64]) -> N
             f"can be read, such as {missing[0]!r}. Make them for the whole set."
         )
     return features.values[[place[name] for name in wanted]]
-
-
-def _with_contradictions(
-    detection: Detection, exact: NDArray[np.int64], labels: NDArray[np.int64], ids: Sequence[str]
-) -> Detection:
-    """Warn of images with the same pixels and different labels: at least one label is wrong."""
-    copies = np.flatnonzero(exact >= 0)
-    both = (labels[copies] >= 0) & (labels[exact[copies]] >= 0)
-    wrong = copies[both & (labels[copies] != labels[exact[copies]])]
-    if not len(wrong):
-        return detection
-    first = wrong[0]
-    warning = (
-        f"Pairs of images with equal pixels and different labels: {len(wrong)}, such as "
-        f"{ids[first]!r} and {ids[exact[first]]!r}. One label of each pair is wrong, though both "
-        "may be called clean: look at them among the duplicates."
-    )
-    return replace(detection, warnings=(*detection.warnings, warning))
-
-
-def _assemble(
-    images: ImageSet,
-    whole: NDArray[np.int64],
-    broken: Sequence[str | None],
-    detection: Detection,
-    neighbors: Neighbors,
-    repeats: NDArray[np.int64],
-) -> Findings:
-    """Findings of all images, from what was found of those that can be read."""
-
-    def of_all(values: NDArray[Any], empty: float) -> NDArray[Any]:
-        column = np.full((len(images), *values.shape[1:]), empty, values.dtype)
-        column[whole] = values
-        return column
-
-    def in_set(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.where(rows >= 0, whole[rows], -1)
-
-    reasons = [f"{why[:1].upper()}{why[1:]}." if why else "" for why in broken]
-    for row, why in zip(whole, detection.reasons, strict=True):
-        reasons[row] = why
-    return Findings(
-        image=images.ids,
-        class_names=images.class_names,
-        label=np.asarray(images.labels),
-        verdict=of_all(detection.verdict, Verdict.BROKEN),
-        probabilities=of_all(detection.probabilities, np.nan),
-        suggestion=of_all(detection.suggestion, -1),
-        suggestion_probability=of_all(detection.suggestion_probability, np.nan),
-        foreign_group=of_all(detection.foreign_group, -1),
-        duplicate_of=of_all(in_set(repeats), -1),
-        neighbors=of_all(in_set(neighbors.indices[:, :N_SHOWN]), -1),
-        reason=tuple(reasons),
-        noise_rates=detection.noise_rates,
-        warnings=detection.warnings,
-    )

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -167,9 +168,17 @@ def confirmed_hashes(images: ImageSet, pixels: Pixels) -> NDArray[np.uint64]:
     reader = Reader(images.places)
     suspects = suspects[reading_order(images.places.take(suspects))]
     with ThreadPoolExecutor(_default_threads(reader, suspects)) as pool:
-        found = pool.map(lambda row: pixel_hash(decode(reader.read(row))), suspects.tolist())
+        found = pool.map(partial(_full_hash, reader), suspects.tolist(), hashes[suspects].tolist())
         hashes[suspects] = list(found)
     return hashes
+
+
+def _full_hash(reader: Reader, row: int, otherwise: int) -> int:
+    """A file that was changed or lost since it was decoded keeps the hash it had."""
+    try:
+        return pixel_hash(decode(reader.read(row)))
+    except DataError:
+        return otherwise
 
 
 def _decode_rows(reader: Reader, rows: NDArray[np.int64], size: int) -> Batch:

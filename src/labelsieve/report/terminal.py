@@ -36,7 +36,7 @@ STYLES = {
 }
 
 
-def terminal_summary(findings: Findings, scores: Scores | None = None) -> RenderableType:
+def terminal_summary(findings: Findings) -> RenderableType:
     """What the audit found, in tables that fit a terminal whatever the number of classes."""
     warnings = [Text.assemble(("warning  ", "bold yellow"), w) for w in findings.warnings]
     confusions = top_confusions(findings, n_rows=5)
@@ -47,7 +47,6 @@ def terminal_summary(findings: Findings, scores: Scores | None = None) -> Render
         _NoiseTable(tuple(worst_classes(findings))) if findings.noise_rates else None,
         _confusion_table(findings, confusions) if confusions else None,
         Group(*remarks) if remarks else None,
-        terminal_scores(scores) if scores is not None else None,
     ]
     shown = [block for block in blocks if block is not None]
     return Group(shown[0], *(part for block in shown[1:] for part in (Text(), block)))
