@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from labelsieve import pipeline
+from labelsieve import pipeline, represent
 from labelsieve.cli import main
 from labelsieve.records import Findings, Verdict
 
@@ -122,16 +122,27 @@ def same_bytes(a: Path, b: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "stage", ["dictionary_features", "nearest_neighbors", "detect", "write_page"]
+    "stage",
+    [
+        (represent, "dictionary_features"),
+        (pipeline, "nearest_neighbors"),
+        (pipeline, "detect"),
+        (pipeline, "write_page"),
+    ],
+    ids=lambda stage: stage[1],
 )
 def test_an_interrupted_run_resumes_to_the_same_bytes(
-    stage: str, photos: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: tuple[object, str],
+    photos: Path,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, stage, stop)
+        patch.setattr(*stage, stop)
         stopped = run("audit", photos, "--out", tmp_path / "run", *FAST)
         assert stopped.exit_code == 130
         assert "Stopped. --resume goes on from what is finished." in stopped.stderr

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from labelsieve.config import from_dict, from_toml, override, overrides, to_dict
 from labelsieve.errors import ConfigError
@@ -83,6 +86,51 @@ def test_toml_sets_nested_fields(tmp_path: Path):
     path = tmp_path / "settings.toml"
     path.write_text('name = "b"\nflip = false\n[optics]\nmin_samples = 20\n')
     assert from_toml(Job(), path) == Job(Optics(min_samples=20), flip=False, name="b")
+
+
+@dataclass(frozen=True)
+class Cuts:
+    at: tuple[float, ...] = (0.5, 0.75)
+    sizes: tuple[int, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("at=0.25", (0.25,)),
+        ("at=0.1, 0.2,0.3", (0.1, 0.2, 0.3)),
+        ("at=", ()),
+        ("sizes=1,2", (1, 2)),
+    ],
+)
+def test_many_numbers_are_separated_by_commas(assignment, expected):
+    assert getattr(override(Cuts(), assignment), assignment.partition("=")[0]) == expected
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("at=0.5;0.75", "at takes a number, got '0.5;0.75'"),
+        ("at=0.5,", "at takes a number, got ''"),
+        ("at=0.5,inf", "at takes a number, got 'inf'"),
+        ("sizes=1,2.5", "sizes takes a whole number, got '2.5'"),
+    ],
+)
+def test_one_wrong_number_of_many_is_named(assignment, message):
+    with pytest.raises(ConfigError, match=message):
+        override(Cuts(), assignment)
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False)), st.lists(st.integers(-5, 2**70)))
+def test_many_numbers_survive_json(floats, integers):
+    settings = Cuts(tuple(floats), tuple(integers))
+    assert from_dict(Cuts(), json.loads(json.dumps(to_dict(settings))), "run.json") == settings
+
+
+def test_many_numbers_survive_toml(tmp_path: Path):
+    path = tmp_path / "settings.toml"
+    path.write_text("at = [0.125, 1e-3]\nsizes = []\n")
+    assert from_toml(Cuts(sizes=(3,)), path) == Cuts((0.125, 1e-3), ())
 
 
 def test_toml_that_is_not_toml_names_the_file(tmp_path: Path):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from labelsieve.data import decode as decode_module
 from labelsieve.data import picture as picture_module
-from labelsieve.data.decode import Pixels, confirmed_hashes, decode_images, stream
+from labelsieve.data.decode import Pixels, confirmed_hashes, decode_images, stream, stream_batches
 from labelsieve.data.read import read
 from labelsieve.errors import RunError
 from made_pictures import encoded, photo
@@ -84,6 +84,18 @@ def test_a_stream_takes_the_rows_it_is_asked_for(folder):
     batch = next(stream(read(folder), 4, 8, rows=rows))
     assert batch.rows.tolist() == [7, 0]
     assert list(batch.broken) == [1]
+
+
+def test_batches_of_any_size_are_streamed_in_turn_with_hashes_or_without(folder):
+    images = read(folder)
+    wanted = [np.array(rows) for rows in ([7], [0, 1, 0], [6], [5, 4, 3, 2])]
+    plain = list(stream_batches(images, 4, iter(wanted), hashed=False))
+    assert [batch.rows.tolist() for batch in plain] == [[7], [0, 0], [], [5, 4, 3, 2]]
+    assert [list(batch.broken) for batch in plain] == [[], [1], [6], []]
+    assert not any(batch.hashes.any() for batch in plain)
+    for batch, other in zip(plain, stream_batches(images, 4, iter(wanted)), strict=True):
+        assert np.array_equal(batch.pixels, other.pixels)
+        assert other.hashes.all()
 
 
 def test_a_stream_is_not_far_ahead_of_who_takes_it(folder, monkeypatch):

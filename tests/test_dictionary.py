@@ -12,11 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labelsieve.config import override, overrides
+from labelsieve.data.augment import Contrastive
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.closed_form import Moments, invariant_directions, principal_directions
-from labelsieve.features.dictionary import CHUNK, Dictionary, DictionaryModel, fit, unit_rows
+from labelsieve.features.dictionary import (
+    CHUNK,
+    Dictionary,
+    DictionaryModel,
+    Views,
+    fit,
+    unit_rows,
+)
 from labelsieve.features.patches import Patches, learn_patches, normalized_patches
-from labelsieve.features.views import Views, random_view
 
 SMALL = Dictionary(
     image_size=16,
@@ -121,51 +128,23 @@ def test_whitened_patches_of_the_dictionary_have_nearly_equal_variance_in_all_di
 # views
 
 
-def test_a_view_with_nothing_allowed_is_the_image_or_its_mirror_image():
-    still = Views(smallest_crop=1, aspect=1, jitter_rate=0, gray_rate=0)
-    images = torch.from_numpy(scenes(40))
-    views = random_view(images, still, generator())
-    same = (views - images).abs().amax((1, 2, 3)) < 1e-2
-    mirrored = (views - images.flip(3)).abs().amax((1, 2, 3)) < 1e-2
-    assert (same | mirrored).all()
-    assert 5 < same.sum() < 35
-
-
-def test_gray_views_have_three_equal_channels_and_keep_the_luma():
-    only_gray = Views(smallest_crop=1, aspect=1, jitter_rate=0, gray_rate=1)
-    images = torch.from_numpy(scenes(10)).float()
-    views = random_view(images, only_gray, generator())
-    assert torch.allclose(views[:, 0], views[:, 1], atol=1e-3)
-    assert torch.allclose(views[:, 0], views[:, 2], atol=1e-3)
-    luma = 0.299 * images[:, 0] + 0.587 * images[:, 1] + 0.114 * images[:, 2]
-    assert torch.allclose(views[:, 0].mean((1, 2)), luma.mean((1, 2)), atol=1e-2)
-
-
-def test_gray_images_stay_gray_whatever_the_colors_do():
-    gray = torch.from_numpy(scenes(30)[:, :1].repeat(3, 1)).float()
-    views = random_view(gray, Views(), generator())
-    assert (views.amax(1) - views.amin(1)).max() < 0.01
-
-
 def test_few_images_get_many_views_each_and_many_images_few():
     assert [Views().each(n) for n in (1, 6250, 20_000, 50_000, 10**7)] == [16, 16, 10, 4, 4]
 
 
-def test_views_stay_in_range_and_differ_between_images():
-    image = torch.from_numpy(scenes(1)).expand(50, -1, -1, -1)
-    views = random_view(image, Views(), generator())
-    assert views.min() >= 0
-    assert views.max() <= 255
-    assert len({each.numpy().tobytes() for each in views}) == 50
+def test_views_are_contrastive_views_of_these_strengths():
+    strengths = {
+        "smallest_crop": 0.3, "aspect": 1.5, "brightness": 0.1, "contrast": 0.2, "saturation": 0.3,
+        "hue": 0.05, "jitter_rate": 0.6, "gray_rate": 0.7,
+    }  # fmt: skip
+    assert Views(**strengths).recipe(16) == Contrastive(size=16, **strengths)
 
 
-def test_a_crop_is_bilinear_interpolation_of_the_image_at_evenly_spaced_places():
-    ramp = torch.arange(16.0).expand(20, 3, 16, 16) * 10  # value = 10 * x
-    crops = Views(smallest_crop=0.3, jitter_rate=0, gray_rate=0)
-    inner = random_view(ramp, crops, generator())[:, :, :, 2:-2]  # not at the border
-    steps = inner.diff(dim=3)
-    assert (steps - steps[:, :1, :1, :1]).abs().max() < 1e-2  # linear in x
-    assert inner.diff(dim=2).abs().max() < 1e-3  # constant in y
+def test_views_that_change_nothing_but_the_side_give_every_view_the_same_features():
+    still = Views(smallest_crop=1, aspect=1, jitter_rate=0, gray_rate=0)
+    agreement = fit(scenes(300), dataclasses.replace(SMALL, views=still)).agreement
+    assert agreement[:8].min() > 0.9
+    assert agreement[:8].mean() > fit(scenes(300), SMALL).agreement[:8].mean()
 
 
 # the closed form
@@ -359,6 +338,10 @@ def test_settings_out_of_range_are_refused():
         Patches(n_atoms=0)
     with pytest.raises(ConfigError, match=r"views\.least is 1 and views\.most 16; expected 2 <="):
         Views(least=1)
+    with pytest.raises(ConfigError, match=r"^views\.smallest_crop is 0; it lies in \(0, 1\]"):
+        Views(smallest_crop=0)
+    with pytest.raises(ConfigError, match=r"^views\.hue is 0\.7; it lies in \[0, 0\.5\]"):
+        Views(hue=0.7)
     with pytest.raises(ConfigError, match="ridge is 0"):
         Dictionary(ridge=0)
 

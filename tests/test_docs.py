@@ -24,6 +24,8 @@ import labelsieve
 from labelsieve import errors, pipeline
 from labelsieve.cli import main
 from labelsieve.config import from_toml, overrides
+from labelsieve.features.pretrain import Pretrain
+from labelsieve.features.recipes import PRETRAINING
 from labelsieve.methods.sncf.paper import PaperDetection
 from labelsieve.methods.sncf.recipes import RECIPES
 from labelsieve.pipeline import Audit
@@ -107,6 +109,17 @@ def test_no_setting_is_documented_that_is_not_there():
     pattern = r"`((?:detection|dictionary|duplicates)\.[a-z_.]+[a-z])(?:=[^`]*)?`"
     named = {name for text in TEXT.values() for name in re.findall(pattern, text)}
     assert named - known == set()
+
+
+def test_every_setting_of_pretraining_is_documented_with_its_default():
+    for name, default in settings_of(Pretrain(), "pretrain."):
+        if not name.startswith("pretrain.joint.dictionary."):  # in audit.md, as dictionary.*
+            assert f"| `{name}` | `{default}` | " in TEXT["pretraining.md"], name
+
+
+def test_every_recipe_of_pretraining_is_documented():
+    for name in PRETRAINING:
+        assert f"| `{name}` |" in TEXT["pretraining.md"], name
 
 
 def test_every_recipe_and_error_class_is_documented():
@@ -220,7 +233,8 @@ def test_commands_exist_with_the_options_shown(where: str, words: list[str], who
     if whole:
         context = command.make_context(words[0], list(words[1:]))  # raises what click would say
         changes = context.params.get("changes") or ()
-        overrides(pipeline.recipe(context.params.get("recipe", "robust")), changes)
+        named = [context.params.get(name) for name in ("recipe", "pretrain")]
+        overrides(pipeline.recipe(named[0] or "robust", named[1]), changes)
 
 
 def test_settings_files_shown_are_read(tmp_path: Path):

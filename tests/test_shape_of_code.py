@@ -16,6 +16,9 @@ import labelsieve
 ROOT = Path(labelsieve.__file__).parent
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 
+# What a part that trains needs, besides its own.
+TRAINING = {"train", "optimizers", "logs", "checkpoints", "runtime"}
+
 # What each part may import. Imports point one way: nothing imports what stands above it.
 MAY_IMPORT = {
     "errors": set(),
@@ -24,9 +27,15 @@ MAY_IMPORT = {
     "run": {"errors", "files"},
     "records": {"errors", "files"},
     "data": {"records", "errors", "files", "config"},
-    "features": {"data", "records", "errors", "files", "config"},
+    "batch_norm": set(),
+    "runtime": {"batch_norm", "errors"},
+    "optimizers": {"runtime", "errors"},
+    "logs": {"errors", "files"},
+    "checkpoints": {"runtime", "run", "errors", "files"},
+    "train": {"checkpoints", "logs", "optimizers", "runtime", "config", "errors"},
+    "features": {"data", "records", "errors", "files", "config"} | TRAINING,
     "neighbors": {"records", "errors", "files", "config"},
-    "methods": {"features", "neighbors", "data", "records", "errors", "files", "config"},
+    "methods": {"features", "neighbors", "data", "records", "errors", "files", "config"} | TRAINING,
     "report": {"features", "neighbors", "data", "records", "errors", "files", "config"},
 }
 
@@ -70,6 +79,29 @@ def test_methods_do_not_import_each_other():
 def test_neighbors_know_no_networks():
     for module in (ROOT / "neighbors").glob("*.py"):
         assert "torch.nn" not in module.read_text(), module
+
+
+def mentions(module: Path) -> set[str]:
+    """Dotted names that a module imports or reaches by attributes, such as torch.distributed."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            found.add(ast.unparse(node))
+    return found
+
+
+@pytest.mark.parametrize("known", ["accelerate", "torch.distributed"])
+def test_only_the_runtime_knows_about_processes(known: str):
+    knowing = {
+        module.name
+        for module in MODULES
+        if any(f"{name}.".startswith(f"{known}.") for name in mentions(module))
+    }
+    assert knowing == {"runtime.py"}
 
 
 def test_only_the_command_line_prints():

@@ -20,7 +20,8 @@ from labelsieve.errors import LabelsieveError, did_you_mean
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from labelsieve.pipeline import Audit, Audited, Inputs, Progress
+    from labelsieve.inputs import Inputs, Progress
+    from labelsieve.pipeline import Audit, Audited
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -85,6 +86,7 @@ feature_options = options(
     click.option("--features", metavar="FILE", help="Your own: .npy, .npz or .parquet."),
     click.option("--backbone", metavar="timm:NAME", help="A pretrained network."),
     click.option("--weights", metavar="FILE", help="Its weights; nothing is ever downloaded."),
+    click.option("--pretrain", metavar="RECIPE", help="Train a network on these images first."),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps."),
 )
 settings_options = options(
@@ -226,20 +228,27 @@ def evaluate(run: Path, truth: Path, as_json: bool) -> None:
 @table_options
 @feature_options
 @settings_options
-def features(images: str, out: Path, **chosen: Any) -> None:
+@run_options
+def features(images: str, out: Path, resume: bool, overwrite: bool, **chosen: Any) -> None:
     """Write one unit-norm row an image, and the order of the rows beside it (.json).
+
+    What was done is kept in a folder beside it (.run): settings, log, a network that was trained.
 
     \b
     Example:
-        labelsieve features photos/ --out photos.npy
+        labelsieve features photos/ --pretrain cpu --out photos.npy
         labelsieve audit photos/ --features photos.npy --out run/
     """
-    from labelsieve.jobs import run_features
+    from labelsieve.represent import run_features
 
     inputs, settings = _inputs(images, chosen)
     with _progress() as progress:
-        made = run_features(inputs, settings, out, progress)
-    _say(f"{out}: {len(made):,} rows of {made.values.shape[1]} numbers, {made.made_by}.")
+        made = run_features(
+            inputs, settings.dictionary, settings.pretrain, out,
+            resume=resume, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    if made is not None:
+        _say(f"{out}: {len(made):,} rows of {made.values.shape[1]} numbers, {made.made_by}.")
 
 
 @main.command()
@@ -305,10 +314,11 @@ def recipes(name: str | None) -> None:
 def _inputs(source: str, chosen: dict[str, Any]) -> tuple[Inputs, Audit]:
     """What the options say. Settings: recipe, then --config, then --set; the later wins."""
     from labelsieve.config import from_toml, overrides
-    from labelsieve.pipeline import Inputs, recipe
+    from labelsieve.inputs import Inputs
+    from labelsieve.pipeline import recipe
 
     config, changes = chosen.pop("config"), chosen.pop("changes")
-    settings = recipe(chosen["recipe"])
+    settings = recipe(chosen["recipe"], chosen["pretrain"])
     if config is not None:
         settings = from_toml(settings, config)
     return Inputs(source=source, **chosen), overrides(settings, changes)

@@ -79,6 +79,8 @@ def from_toml(settings: T, path: Path) -> T:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, list | tuple):  # as JSON and TOML give it
+        return ",".join(map(_text, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -95,7 +97,9 @@ def _replace(settings: T, changes: Mapping[str, Any]) -> T:
     values: dict[str, Any] = {}
     for name, value in changes.items():
         kind, inner = _field_type(settings, name), getattr(settings, name)
-        if isinstance(value, Mapping):
+        if value is None and inner is None:
+            values[name] = None  # a group that was left out stays out
+        elif isinstance(value, Mapping):
             if not dataclasses.is_dataclass(inner):
                 raise ConfigError(f"{name} is one value and has no setting {next(iter(value))!r}.")
             values[name] = _replace(inner, value)
@@ -108,7 +112,10 @@ def _replace(settings: T, changes: Mapping[str, Any]) -> T:
 
 
 def _parse(text: str, kind: Any, name: str) -> Any:
-    """Text to a field's type: bool, int, float, str, or one of a Literal's words."""
+    """Text to a field's type: bool, int, float, str, one of a Literal's words, or many of one."""
+    if get_origin(kind) is tuple:
+        items = [item.strip() for item in text.split(",")] if text.strip() else []
+        return tuple(_parse(item, get_args(kind)[0], name) for item in items)
     if get_origin(kind) is Literal:
         words = get_args(kind)
         if text not in words:

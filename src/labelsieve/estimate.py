@@ -15,8 +15,10 @@ from labelsieve.data.decode import stream
 from labelsieve.data.places import reading_order
 from labelsieve.data.read import read
 from labelsieve.features.dictionary import n_codes_to_fit
-from labelsieve.pipeline import Audit, Inputs, check_labels, feature_maker
+from labelsieve.inputs import Inputs
+from labelsieve.pipeline import Audit, check_labels
 from labelsieve.records import ImageSet
+from labelsieve.represent import feature_maker
 
 N_TRIED = 256  # images decoded to see how long one takes
 D_UNKNOWN = 768  # features of a network or of the user's own, for the estimate only
@@ -90,7 +92,7 @@ def estimate(inputs: Inputs, settings: Audit) -> Plan:
     """
     images = read(inputs.source, label=inputs.label, truth=inputs.truth)
     check_labels(images)
-    feature_maker(inputs, settings)
+    feature_maker(inputs, settings.dictionary, settings.pretrain)
     n, size = len(images), settings.dictionary.image_size
     n_cores = os.cpu_count() or 1
     decode_seconds, *broken = _try_decoding(images, size)

@@ -1,4 +1,4 @@
-"""What the command line does besides auditing: demo, corrupt, evaluate, features, report, rerun."""
+"""What the command line does besides auditing: demo, corrupt, evaluate, report, rerun."""
 
 from __future__ import annotations
 
@@ -14,24 +14,16 @@ from numpy.typing import NDArray
 
 from labelsieve.config import from_dict, to_dict
 from labelsieve.data.corrupt import corrupt
-from labelsieve.data.decode import decode_images
 from labelsieve.data.demo import DemoNoise, make_demo
 from labelsieve.data.read import read
 from labelsieve.data.truth import read_truth
-from labelsieve.errors import ConfigError, RunError
-from labelsieve.pipeline import (
-    Audit,
-    Audited,
-    Inputs,
-    Progress,
-    audit_into,
-    feature_maker,
-    recipe,
-    recorded,
-)
+from labelsieve.errors import ConfigError
+from labelsieve.inputs import Inputs, Progress, recorded
+from labelsieve.pipeline import Audit, Audited, audit_into, recipe
 from labelsieve.records import Features, Findings
 from labelsieve.report.metrics import Scores, score
 from labelsieve.report.page import write_page
+from labelsieve.represent import feature_maker
 from labelsieve.run import Run, read_run
 
 
@@ -39,7 +31,7 @@ def run_demo(out: Path, *, seed: int, resume: bool, overwrite: bool, progress: P
     """Make the demo set inside the run's folder, audit it, and score it against its truth."""
     noise, settings = DemoNoise(), Audit()
     inputs = Inputs(str(out / "images"), seed=seed)
-    make = feature_maker(inputs, settings)
+    make = feature_maker(inputs, settings.dictionary)
     about = {"inputs": recorded(inputs), "audit": to_dict(settings), "demo": asdict(noise)}
     with Run.open(out, "demo", about, resume=resume, overwrite=overwrite) as run:
         table = out / "truth.csv"
@@ -93,22 +85,6 @@ def evaluate_run(run: Path, truth: Path) -> Scores:
     return score(findings, read_truth(truth, findings.image))
 
 
-def run_features(inputs: Inputs, settings: Audit, out: Path, progress: Progress) -> Features:
-    """Write the features of a set to `out` (.npy) and their ids beside it (.json)."""
-    if out.suffix != ".npy":
-        raise ConfigError(f"--out {out}: features are written as .npy. Try {out}.npy.")
-    for path in (out, out.with_suffix(".json")):
-        if path.exists():
-            raise RunError(f"{path}: exists already. Remove it, or choose another --out.")
-    images = read(inputs.source, label=inputs.label, truth=inputs.truth)
-    make = feature_maker(inputs, settings)
-    size = settings.dictionary.image_size
-    pixels = decode_images(images, size, progress=partial(progress, "decode"))
-    features = make(images, pixels, None, progress)
-    features.save(out)
-    return features
-
-
 def rewrite_report(run: Path) -> Path:
     """Write the page of a finished run again."""
     about = read_run(run)
@@ -130,7 +106,9 @@ def inputs_of(run: Path) -> tuple[Inputs, Audit]:
     """What a finished run was made from, by its run.json alone."""
     about = read_run(run)["settings"]
     inputs = Inputs(**about["inputs"])
-    return inputs, from_dict(recipe(inputs.recipe), about["audit"], str(run / "run.json"))
+    return inputs, from_dict(
+        recipe(inputs.recipe, inputs.pretrain), about["audit"], str(run / "run.json")
+    )
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str]:

@@ -5,16 +5,12 @@ decode -> features -> neighbors -> detect -> duplicates -> report
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from labelsieve.assemble import N_SHOWN, assemble, with_contradictions
@@ -22,9 +18,10 @@ from labelsieve.config import to_dict
 from labelsieve.data.decode import Pixels, confirmed_hashes, decode_images
 from labelsieve.data.read import read
 from labelsieve.errors import ConfigError, DataError, did_you_mean, import_extra
-from labelsieve.features.backbones import load_timm
 from labelsieve.features.dictionary import Dictionary
-from labelsieve.features.extract import dictionary_features, extract, load_features
+from labelsieve.features.pretrain import Pretrain
+from labelsieve.features.recipes import PRETRAINING
+from labelsieve.inputs import Inputs, Progress, recorded, silent, stamps
 from labelsieve.methods.sncf.detect import detect
 from labelsieve.methods.sncf.paper import PaperDetection
 from labelsieve.methods.sncf.recipes import RECIPES
@@ -36,10 +33,9 @@ from labelsieve.records import Features, Findings, ImageSet, Neighbors
 from labelsieve.report.metrics import Scores, score
 from labelsieve.report.page import write_page
 from labelsieve.report.table import summary
+from labelsieve.represent import FeatureMaker, feature_maker
 from labelsieve.run import Run
-
-Progress = Callable[[str, int, int], None]  # stage, done, total
-FeatureMaker = Callable[[ImageSet, Pixels, Path | None, Progress], Features]
+from labelsieve.runtime import n_launched
 
 
 @dataclass(frozen=True)
@@ -48,6 +44,7 @@ class Audit:
 
     detection: RobustDetection | PaperDetection = field(default_factory=RobustDetection)
     dictionary: Dictionary = field(default_factory=Dictionary)  # of the features, unless given
+    pretrain: Pretrain | None = None  # of the features, where --pretrain names a recipe
     duplicates: Duplicates = field(default_factory=Duplicates)
     n_neighbors: int = 50  # of each image, in the whole set
 
@@ -60,29 +57,6 @@ class Audit:
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What is audited, where and with what; everything else is settings."""
-
-    source: str
-    label: str | None = None  # column
-    truth: str | None = None  # column
-    features: str | None = None  # file of the user's own
-    backbone: str | None = None  # timm:NAME
-    weights: str | None = None  # file
-    recipe: str = "robust"
-    seed: int = 0
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed is {self.seed}; expected 0 to {2**32 - 1}.")
-        if self.features is not None and self.backbone is not None:
-            raise ConfigError("--features and --backbone both name features; give one of them.")
-        if self.weights is not None and self.backbone is None:
-            raise ConfigError("--weights needs --backbone timm:NAME to load them into.")
-
-
-@dataclass(frozen=True)
 class Audited:
     """What an audit leaves."""
 
@@ -91,8 +65,12 @@ class Audited:
     scores: Scores | None  # where the truth is known
 
 
-def recipe(name: str) -> Audit:
+def recipe(name: str, pretraining: str | None = None) -> Audit:
     """The settings of a recipe by its name.
+
+    Args:
+        name: of a recipe for audits.
+        pretraining: name of a recipe for features, if any.
 
     Raises:
         ConfigError: there is no such recipe.
@@ -103,7 +81,12 @@ def recipe(name: str) -> Audit:
     """
     if name not in RECIPES:
         raise ConfigError(f"there is no recipe {name!r}. {did_you_mean(name, RECIPES)}")
-    return Audit(detection=RECIPES[name]())
+    if pretraining is None:
+        return Audit(detection=RECIPES[name]())
+    if pretraining not in PRETRAINING:
+        near = did_you_mean(pretraining, PRETRAINING)
+        raise ConfigError(f"--pretrain: there is no recipe {pretraining!r}. {near}")
+    return Audit(detection=RECIPES[name](), pretrain=PRETRAINING[pretraining]())
 
 
 def audit(
@@ -137,12 +120,14 @@ def audit(
     if not isinstance(images, ImageSet):
         images = read(images)
     inputs = Inputs(images.source, seed=seed, device=device)
-    make = feature_maker(inputs, settings) if features is None else lambda *_: features
+    make = feature_maker(inputs, settings.dictionary, settings.pretrain)
+    if features is not None:
+        make = lambda *_: features  # noqa: E731
     with (
         tempfile.TemporaryDirectory(prefix="labelsieve-") as folder,
         Run.open(Path(folder), "audit", {}) as run,
     ):
-        findings, _ = _stages(images, inputs, settings, make, run, progress or _silent)
+        findings, _ = _stages(images, inputs, settings, make, run, progress or silent)
     return findings
 
 
@@ -163,7 +148,12 @@ def run_audit(
     """
     images = read(inputs.source, label=inputs.label, truth=inputs.truth)
     check_labels(images)
-    make = feature_maker(inputs, settings)
+    make = feature_maker(inputs, settings.dictionary, settings.pretrain)
+    if n_launched() > 1:
+        raise ConfigError(
+            f"{n_launched()} processes were begun; an audit runs in one. Pretrain in several by "
+            "`labelsieve features --pretrain` and give the file with --features."
+        )
     source = Path(inputs.source).resolve()
     if source.is_dir() and out.resolve().is_relative_to(source):
         raise ConfigError(f"--out {out}: lies among the images of {source}. Choose another place.")
@@ -174,22 +164,10 @@ def run_audit(
         "audit": to_dict(settings),
         "images": {"n": len(images), "fingerprint": images.fingerprint()},
         "labels": images.label_fingerprint(),
-        "files": {name: _stamp(name) for name in (inputs.features, inputs.weights) if name},
+        "files": stamps(inputs),
     }
     with Run.open(out, "audit", about, resume=resume, overwrite=overwrite) as run:
         return audit_into(run, images, inputs, settings, make, progress)
-
-
-def recorded(inputs: Inputs) -> dict[str, Any]:
-    """Inputs as run.json keeps them: with absolute paths, to be read from anywhere."""
-    paths = {name: getattr(inputs, name) for name in ("source", "features", "weights")}
-    return asdict(inputs) | {name: os.path.abspath(p) for name, p in paths.items() if p is not None}
-
-
-def _stamp(path: str) -> str:
-    """Size and time of change: another stamp, another file."""
-    found = os.stat(path)
-    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def audit_into(
@@ -201,7 +179,7 @@ def audit_into(
     progress: Progress | None = None,
 ) -> Audited:
     """Audit into an open run. Of a run that had finished, the findings are only read."""
-    progress = progress or _silent
+    progress = progress or silent
     if run.done:
         findings = Findings.load(run.path / "findings.parquet")
     else:
@@ -249,52 +227,6 @@ def check_labels(images: ImageSet) -> None:
         )
 
 
-def feature_maker(inputs: Inputs, settings: Audit) -> FeatureMaker:
-    """What makes the features: a file of the user's own, a network, or the dictionary.
-
-    What can be wrong with them is found here, before hours of decoding.
-
-    Raises:
-        ConfigError: no such device or backbone.
-        DataError: no such file of features.
-        MissingExtraError: the backbone needs a library that is not installed.
-    """
-    _check_device(inputs.device)
-    if inputs.features is not None and not Path(inputs.features).is_file():
-        raise DataError(f"--features {inputs.features}: there is no such file.")
-    model = None if inputs.backbone is None else load_timm(inputs.backbone, inputs.weights)
-
-    def own(images: ImageSet, pixels: Pixels, store: Path | None, watch: Progress) -> Features:
-        return load_features(Path(str(inputs.features)), images, pixels.usable)
-
-    def network(images: ImageSet, pixels: Pixels, store: Path | None, watch: Progress) -> Features:
-        assert model is not None  # noqa: S101 -- chosen only where there is one
-        tell = partial(watch, "features")
-        return extract(images, model, device=inputs.device, progress=tell, path=store)
-
-    def learned(images: ImageSet, pixels: Pixels, store: Path | None, watch: Progress) -> Features:
-        return dictionary_features(
-            images, pixels, settings.dictionary, seed=inputs.seed, device=inputs.device,
-            progress=partial(watch, "features"), path=store,
-        )  # fmt: skip
-
-    return own if inputs.features else network if inputs.backbone else learned
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.empty(1, device=name)
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
-        why = str(error).strip().split("\n")[0].rstrip(".")
-        raise ConfigError(
-            f"--device {name} cannot be used here: {why}. Try --device cpu."
-        ) from error
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
-
-
 def _stages(
     images: ImageSet,
     inputs: Inputs,
@@ -315,7 +247,7 @@ def _stages(
     with run.stage("features"):
         features = run.cached(
             run.path / "features.npy",
-            lambda: make_features(images, pixels, run.checkpoint / "rows.npy", progress),
+            lambda: make_features(images, pixels, run, progress),
             Features.save,
             Features.load,
         )

@@ -28,12 +28,13 @@ T = TypeVar("T")
 # What a run writes: --overwrite removes these and nothing else.
 OUTPUTS = (
     "run.json", "log.jsonl", "findings.parquet", "findings.csv", "features.npy", "features.json",
-    "report.html", "checkpoint",
+    "report.html", "model.safetensors", "model.json", "joint.safetensors", "checkpoint",
 )  # fmt: skip
 REPLACED = ".replaced"  # where the run that --overwrite replaces waits until the new one is done
 USERS_MISTAKES = (DataError, ConfigError, MissingExtraError)
 DEMO_OUTPUTS = ("images", "truth.csv")  # of a demo run only: elsewhere they may be the user's
-LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "pillow", "simplejpeg", "pyarrow", "timm")
+LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "accelerate", "pillow", "simplejpeg",
+             "pyarrow", "timm")  # fmt: skip
 
 
 class Run:

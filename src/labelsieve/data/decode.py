@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labelsieve.data.picture import decode, decoder_name, fit, pixel_hash
 from labelsieve.data.places import Reader, reading_order
+from labelsieve.data.store import RowStore
 from labelsieve.errors import DataError
-from labelsieve.files import cannot_write
 from labelsieve.records import ImageSet
 
 __all__ = [
-    "Batch",
+    "Decoded",
     "Pixels",
     "confirmed_hashes",
     "decode",
@@ -31,17 +30,19 @@ __all__ = [
     "decoder_name",
     "fit",
     "stream",
+    "stream_batches",
 ]
 
 Progress = Callable[[int, int], None]  # images done, images in all
 
 _FORMAT = 1  # raise it when the same bytes give other pixels than before
-_CHUNK = 4096  # images between two notes of how far a decode has come
+_CHUNK = 4096  # images between two notes of how far a decode has come, if so many are ...
+_CHUNK_BYTES = 64 << 20  # ... of no more pixels than this; several chunks are in memory at a time
 _TINY = 8192  # bytes of an encoded image
 _AHEAD = 2  # batches decoded before they are asked for; bounds the memory
 
 
-class Batch(NamedTuple):
+class Decoded(NamedTuple):
     """Some decoded images, and those among them that could not be."""
 
     rows: NDArray[np.int64]  # (B,) of the image set; only those that could be decoded
@@ -55,7 +56,7 @@ class Pixels:
     """All images of a set at one small size, with what could not be decoded and why."""
 
     values: NDArray[np.uint8]  # (N, 3, size, size); 0 where broken; memory-mapped if from a file
-    hashes: NDArray[np.uint64]  # (N,) as in Batch; 0 where broken
+    hashes: NDArray[np.uint64]  # (N,) as in Decoded; 0 where broken
     reasons: tuple[str | None, ...]  # (N,) why an image is broken; None where it is not
 
     @property
@@ -71,7 +72,7 @@ def stream(
     *,
     rows: NDArray[np.int64] | None = None,
     threads: int | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Decoded, None, None]:
     """Decode images batch after batch, a few batches ahead of who takes them.
 
     Args:
@@ -83,25 +84,50 @@ def stream(
         threads: of the decoder; chosen by the processors there are and by the images by default.
     """
     rows = np.arange(len(images)) if rows is None else rows
+    batches = (rows[first : first + batch_size] for first in range(0, len(rows), batch_size))
+    return stream_batches(images, size, batches, threads=threads)
+
+
+def stream_batches(
+    images: ImageSet,
+    size: int,
+    batches: Iterator[NDArray[np.int64]],
+    *,
+    threads: int | None = None,
+    hashed: bool = True,
+) -> Generator[Decoded, None, None]:
+    """The same, of batches of any rows and sizes, none of them empty, which are asked for in turn.
+
+    Args:
+        images: what to decode.
+        size: as in `stream`.
+        batches: the rows of each; a few are taken ahead.
+        threads: as in `stream`.
+        hashed: without, all hashes are 0; they are a tenth of the work.
+    """
     reader = Reader(images.places)
-    n_threads = threads or _default_threads(reader, rows)
-    # Pieces are small enough to keep all threads busy on a batch, and large enough to be worth it.
-    piece = max(1, min(128, -(-batch_size // n_threads)))
-    pending: deque[list[Future[Batch]]] = deque()
-    pool = ThreadPoolExecutor(n_threads, thread_name_prefix="decode")
+    pending: deque[list[Future[Decoded]]] = deque()
+    pool: ThreadPoolExecutor | None = None
     try:
-        for first in range(0, len(rows), batch_size):
-            batch = rows[first : first + batch_size]
-            starts = range(0, len(batch), piece)
+        for rows in batches:
+            if pool is None:
+                threads = threads or _default_threads(reader, rows)
+                pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+            # small enough to keep all threads busy on a batch, and large enough to be worth it
+            piece = max(1, min(128, -(-len(rows) // (threads or 1))))
             pending.append(
-                [pool.submit(_decode_rows, reader, batch[i : i + piece], size) for i in starts]
+                [
+                    pool.submit(_decode_rows, reader, rows[i : i + piece], size, hashed)
+                    for i in range(0, len(rows), piece)
+                ]
             )
             if len(pending) > _AHEAD:
                 yield _joined(pending.popleft())
         while pending:
             yield _joined(pending.popleft())
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def decode_images(
@@ -112,7 +138,7 @@ def decode_images(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Pixels:
-    """Decode all images to one array: the pixel cache, for sizes up to about 96.
+    """Decode all images to one array: the pixel cache.
 
     Args:
         images: what to decode.
@@ -128,27 +154,22 @@ def decode_images(
     """
     n = len(images)
     hashes = np.zeros(n, np.uint64)
-    broken: dict[int, str] = {}
-    cache = None if path is None else _Cache(path, _key(images, size), (n, 3, size, size))
     order = reading_order(images.places)
-    done = 0
-    if cache is not None:
-        done = cache.resume(order, hashes, broken)
-        if cache.complete:
-            return Pixels(cache.values, hashes, tuple(map(broken.get, range(n))))
-    values = np.zeros((n, 3, size, size), np.uint8) if cache is None else cache.values
-    for batch in stream(images, size, _CHUNK, rows=order[done:], threads=threads):
-        values[batch.rows] = batch.pixels
-        hashes[batch.rows] = batch.hashes
-        broken.update(batch.broken)
-        if cache is not None:
-            cache.note(hashes[order[done : done + _CHUNK]], batch.broken)
-        done = min(n, done + _CHUNK)
-        if progress is not None:
-            progress(done, n)
-    if cache is not None:
-        values = cache.finish()
-    return Pixels(values, hashes, tuple(map(broken.get, range(n))))
+    chunk = max(1, min(_CHUNK, _CHUNK_BYTES // (3 * size * size)))
+    store = RowStore(path, _key(images, size, chunk), n)
+    store.begin((3, size, size), np.uint8)
+    noted = [np.frombuffer(bytes.fromhex(line["hashes"]), "<u8") for line in store.resumed]
+    hashes[order[: store.done]] = np.concatenate([np.empty(0, "<u8"), *noted])
+    if not store.complete:
+        for batch in stream(images, size, chunk, rows=order[store.done :], threads=threads):
+            store.values[batch.rows] = batch.pixels
+            hashes[batch.rows] = batch.hashes
+            here = order[store.done : store.done + chunk]
+            told = hashes[here].astype("<u8").tobytes().hex()
+            store.note(len(here), batch.broken, hashes=told)
+            if progress is not None:
+                progress(store.done, n)
+    return Pixels(store.finish(), hashes, tuple(map(store.broken.get, range(n))))
 
 
 def confirmed_hashes(images: ImageSet, pixels: Pixels) -> NDArray[np.uint64]:
@@ -181,9 +202,9 @@ def _full_hash(reader: Reader, row: int, otherwise: int) -> int:
         return otherwise
 
 
-def _decode_rows(reader: Reader, rows: NDArray[np.int64], size: int) -> Batch:
+def _decode_rows(reader: Reader, rows: NDArray[np.int64], size: int, hashed: bool) -> Decoded:
     pixels = np.empty((len(rows), size, size, 3), np.uint8)
-    hashes = np.empty(len(rows), np.uint64)
+    hashes = np.zeros(len(rows), np.uint64)
     kept: list[int] = []
     broken: dict[int, str] = {}
     for row in rows.tolist():
@@ -193,16 +214,17 @@ def _decode_rows(reader: Reader, rows: NDArray[np.int64], size: int) -> Batch:
             broken[row] = str(error)
             continue
         pixels[len(kept)] = fit(picture, size)
-        hashes[len(kept)] = pixel_hash(picture)
+        if hashed:
+            hashes[len(kept)] = pixel_hash(picture)
         kept.append(row)
     n = len(kept)
     planes = np.ascontiguousarray(pixels[:n].transpose(0, 3, 1, 2))
-    return Batch(np.array(kept, np.int64), planes, hashes[:n], broken)
+    return Decoded(np.array(kept, np.int64), planes, hashes[:n], broken)
 
 
-def _joined(pieces: list[Future[Batch]]) -> Batch:
+def _joined(pieces: list[Future[Decoded]]) -> Decoded:
     batches = [piece.result() for piece in pieces]
-    return Batch(
+    return Decoded(
         np.concatenate([batch.rows for batch in batches]),
         np.concatenate([batch.pixels for batch in batches]),
         np.concatenate([batch.hashes for batch in batches]),
@@ -225,97 +247,12 @@ def _default_threads(reader: Reader, rows: NDArray[np.int64]) -> int:
     return 1 if sizes and max(sizes) < _TINY else available
 
 
-def _key(images: ImageSet, size: int) -> dict[str, Any]:
+def _key(images: ImageSet, size: int, chunk: int) -> dict[str, Any]:
     """What the pixels depend on: equal keys, equal pixels."""
     return {
         "format": _FORMAT,
         "images": images.fingerprint(),
         "size": size,
         "decoder": decoder_name(),
-        "chunk": _CHUNK,
+        "chunk": chunk,
     }
-
-
-class _Cache:
-    """Pixels in a .npy file, and beside it a .jsonl: the key, then one line a chunk.
-
-    While it grows, the .npy has another name; a line is written when its chunk is in the file. A
-    line that was cut off by a kill does not count.
-    """
-
-    values: NDArray[np.uint8]
-
-    def __init__(self, path: Path, key: dict[str, Any], shape: tuple[int, ...]) -> None:
-        self.path, self.key, self.shape = path, key, shape
-        self.partial = path.with_name(path.name + ".partial")
-        self.notes = path.with_suffix(".jsonl")
-        self.complete = False
-
-    def resume(
-        self, order: NDArray[np.int64], hashes: NDArray[np.uint64], broken: dict[int, str]
-    ) -> int:
-        """Take over what is there; gives the number of images that need not be decoded again."""
-        lines = self._lines()
-        noted = [np.frombuffer(bytes.fromhex(line["hashes"]), "<u8") for line in lines[1:]]
-        done = sum(map(len, noted))
-        same = bool(lines) and lines[0] == self.key
-        self.complete = same and done == len(order) and self._opened(self.path, "r")
-        if not self.complete and not (same and self._opened(self.partial, "r+")):
-            self._start()
-            return 0
-        hashes[order[:done]] = np.concatenate([np.empty(0, "<u8"), *noted])
-        for line in lines[1:]:
-            broken.update({int(row): reason for row, reason in line["broken"].items()})
-        if not self.complete:
-            # what follows the last whole line was cut off by a kill
-            self._write("".join(json.dumps(line) + "\n" for line in lines), "w")
-        return done
-
-    def note(self, hashes: NDArray[np.uint64], broken: dict[int, str]) -> None:
-        line = {"hashes": hashes.astype("<u8").tobytes().hex(), "broken": broken}
-        self._write(json.dumps(line) + "\n", "a")
-
-    def finish(self) -> NDArray[np.uint8]:
-        """Give the file its name, and the pixels back read-only."""
-        self.values.flush()  # type: ignore[attr-defined]
-        os.replace(self.partial, self.path)
-        values: NDArray[np.uint8] = np.load(self.path, mmap_mode="r")
-        return values
-
-    def _write(self, text: str, mode: Literal["a", "w"]) -> None:
-        try:
-            with open(self.notes, mode, encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise cannot_write(self.notes, error) from error
-
-    def _lines(self) -> list[dict[str, Any]]:
-        lines = []
-        try:
-            for text in self.notes.read_text(encoding="utf-8").splitlines():
-                lines.append(json.loads(text))
-        except (OSError, ValueError):
-            pass  # not there yet, or its last line is cut off
-        return lines
-
-    def _opened(self, path: Path, mode: Literal["r", "r+"]) -> bool:
-        try:
-            self.values = np.load(path, mmap_mode=mode)
-        except (OSError, ValueError, EOFError):
-            return False
-        return self.values.shape == self.shape
-
-    def _start(self) -> None:
-        try:
-            # first the notes: with them, an empty new file would pass for a full one
-            self.notes.unlink(missing_ok=True)
-            self.path.unlink(missing_ok=True)
-            self.values = np.lib.format.open_memmap(self.partial, "w+", np.uint8, self.shape)
-            if hasattr(os, "posix_fallocate"):
-                # a write to a memory map on a full disk would end the process without a word
-                with open(self.partial, "r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, self.partial.stat().st_size)
-        except OSError as error:
-            self.partial.unlink(missing_ok=True)
-            raise cannot_write(self.path, error) from error
-        self._write(json.dumps(self.key) + "\n", "w")

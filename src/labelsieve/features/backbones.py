@@ -1,36 +1,45 @@
-"""Networks that make features: a timm model with weights that are here already, or any module.
+"""Networks that make features: our own by name, timm's with weights that are here, or any module.
 
-Nothing is downloaded, and no network gets random weights because its own were not found.
+Nothing is downloaded, and no network of timm's gets random weights because its own were not found.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import pickle
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from labelsieve.data.augment import IMAGENET, Normalization
 from labelsieve.errors import ConfigError, did_you_mean, import_extra
+from labelsieve.features.resnets import (
+    cifar_resnet18,
+    mean_over_places,
+    narrow_resnet18,
+    preact_resnet18,
+    resnet50,
+    stl_resnet18,
+)
+from labelsieve.features.small_nets import DictionaryNet
+from labelsieve.features.weights import digest, drawn_from, first_line, load_strict, read_state
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_DEVIATION = IMAGENET
 _PREFIX = "timm:"
-_WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model_ema",
-    "model",
-)  # keys that files put weights under
-_N_SHOWN = 5  # names in a message
+_BY_NAME: dict[str, Callable[[], nn.Module]] = {
+    "cifar-resnet18": cifar_resnet18,
+    "dictionary-net": DictionaryNet,
+    "narrow-resnet18": narrow_resnet18,
+    "preact-resnet18": preact_resnet18,
+    "resnet50": resnet50,
+    "stl-resnet18": stl_resnet18,
+}
 
 
 @dataclass(frozen=True)
@@ -54,10 +63,10 @@ class Backbone:
 
 
 def wrap(model: Backbone | nn.Module, size: int | None = None) -> Backbone:
-    """Any module as a `Backbone`, with ImageNet's mean and deviation.
+    """Any module as a `Backbone`, with its own normalization, or ImageNet's where it says none.
 
     Args:
-        model: a Backbone keeps what it expects.
+        model: a Backbone keeps what it expects; of a module the attribute `normalization` is read.
         size: side of the input, pixels; needed for a bare module.
 
     Raises:
@@ -67,12 +76,119 @@ def wrap(model: Backbone | nn.Module, size: int | None = None) -> Backbone:
         if size is None or size == model.size:
             return model
         return Backbone(model.module, size, model.mean, model.deviation, model.name)
-    name = f"{type(model).__name__} {_digest(model)}"
+    name = f"{type(model).__name__} {digest(model)}"
     if size is None:
         raise ConfigError(
             f"{name}: the size of its input is not known. Say it: extract(images, model, size=224)."
         )
-    return Backbone(model, size, IMAGENET_MEAN, IMAGENET_DEVIATION, name)
+    mean, deviation = getattr(model, "normalization", IMAGENET)
+    return Backbone(model, size, mean, deviation, name)
+
+
+def network(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    pixels: NDArray[np.uint8] | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """One of this package's own networks, to be trained or with weights from a file.
+
+    Args:
+        name: such as "cifar-resnet18"; a wrong one gets the near ones named. For others settings
+            make the class itself, such as `ResNet(ResNetShape(...))`.
+        weights: a file of its parameters; for resnet50 also torchvision's, timm's or MoCo's.
+        pixels: (N, 3, S, S), that a dictionary-net learns its first layer from; needed unless there
+            are weights, and not used by others.
+        seed: of the first weights and of the dictionary.
+
+    Returns:
+        from (B, 3, H, W) to (B, module.n_features); its input is normalized as
+        `module.normalization` says.
+
+    Raises:
+        ConfigError: no such network; or no pixels; or weights of another one.
+    """
+    if name not in _BY_NAME:
+        timm = " With timm: before a name, timm's are meant: see load_timm."
+        raise ConfigError(f"there is no network {name!r}. {did_you_mean(name, _BY_NAME)}{timm}")
+    with drawn_from(seed):
+        module = _BY_NAME[name]()
+    if weights is not None:
+        path = Path(weights)
+        leftovers = getattr(module, "leftovers", ())
+        load_strict(module, read_state(path), source=path, name=name, leftovers=leftovers)
+    elif isinstance(module, DictionaryNet):
+        if pixels is None:
+            raise ConfigError(
+                f"{name} learns its first layer from your images, and there are none. Give them: "
+                f"network({name!r}, pixels=...)."
+            )
+        module.learn_stem(pixels, seed)
+    return module
+
+
+class Pooled(nn.Module):
+    """Any network as one that gives (B, n_features) and, where it has maps, gives them too."""
+
+    def __init__(self, module: nn.Module, size: int) -> None:
+        """Find out by one forward pass of zeros how many features there are.
+
+        Args:
+            module: (B, 3, size, size) to (B, D) or (B, D, h, w).
+            size: pixels; other sizes may be given later where the module takes them.
+
+        Raises:
+            ConfigError: its output is of another shape.
+        """
+        super().__init__()
+        self.module = module
+        self.normalization: Normalization = getattr(module, "normalization", IMAGENET)
+        self.n_features = n_features(module, size)
+
+    def maps(self, images: Tensor) -> Tensor:
+        """(B, D, h, w): the last map; of 1x1 where the network gives features at once."""
+        forward: Callable[[Tensor], Tensor] = getattr(self.module, "maps", self.module)
+        found = forward(images)
+        return found if found.ndim == 4 else found[:, :, None, None]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return pooled(self.module(images))
+
+
+def n_features(module: nn.Module, size: int) -> int:
+    """How many features a network gives: as it says, or by one forward pass of two black images.
+
+    Args:
+        module: left as it was.
+        size: of the images, pixels.
+
+    Raises:
+        ConfigError: it gives something else than (B, D) or (B, D, h, w).
+    """
+    if isinstance(said := getattr(module, "n_features", None), int):
+        return said
+    like = next((each for each in module.parameters()), torch.zeros(()))
+    training = {each: each.training for each in module.modules()}
+    module.eval()  # batch norms should not learn from black images
+    try:
+        with torch.no_grad():
+            output = module(torch.zeros(2, 3, size, size, device=like.device, dtype=like.dtype))
+    finally:
+        for each, was in training.items():
+            each.training = was
+    if not isinstance(output, Tensor) or output.ndim not in (2, 4) or len(output) != 2:
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ConfigError(
+            f"{type(module).__name__} gives {found} for 2 images; expected a tensor (B, D) or "
+            "(B, D, h, w). Wrap it in a module that picks or pools its output."
+        )
+    return int(output.shape[1])
+
+
+def pooled(output: Tensor) -> Tensor:
+    """(B, D) features; of maps (B, D, h, w) the mean."""
+    return output if output.ndim == 2 else mean_over_places(output)
 
 
 def load_timm(name: str, weights: str | Path | None = None) -> Backbone:
@@ -107,7 +223,7 @@ def load_timm(name: str, weights: str | Path | None = None) -> Backbone:
         size=int(expects["input_size"][-1]),
         mean=tuple(map(float, expects["mean"])),
         deviation=tuple(map(float, expects["std"])),
-        name=f"{name} {_digest(module)}",
+        name=f"{name} {digest(module)}",
     )
 
 
@@ -140,7 +256,7 @@ def _from_cache(timm: ModuleType, name: str) -> nn.Module:
     except Exception as error:  # the hub's, the network's and timm's own kinds
         raise ConfigError(
             f"--backbone {name}: its weights are not in the Hugging Face cache: "
-            f"{_first_line(error)}. {what_to_do}"
+            f"{first_line(error)}. {what_to_do}"
         ) from error
     network: nn.Module = module
     return network
@@ -148,29 +264,11 @@ def _from_cache(timm: ModuleType, name: str) -> nn.Module:
 
 def _from_file(timm: ModuleType, name: str, weights: Path) -> nn.Module:
     """The model with exactly the parameters of a file, its classifier left out."""
-    state = _read_state(weights)
+    state = read_state(weights)
     module: nn.Module = timm.create_model(
         name.removeprefix(_PREFIX), pretrained=False, num_classes=0
     )
-    expected = module.state_dict()
-    classifier = _classifier_names(module)
-    missing = [key for key in expected if key not in state]
-    other_shape = [
-        f"{key} {tuple(state[key].shape)} in place of {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    unknown = [key for key in state if key not in expected and not key.startswith(classifier)]
-    if missing or other_shape or unknown:
-        parts = {"missing": missing, "of another shape": other_shape, "unknown": unknown}
-        found = "; ".join(
-            f"{len(keys)} {what} ({_some(keys)})" for what, keys in parts.items() if keys
-        )
-        raise ConfigError(
-            f"{weights}: not the weights of {name}: of its {len(expected)} parameters, {found}. "
-            "Give the weights of this model as timm names them."
-        )
-    module.load_state_dict({key: state[key] for key in expected})
+    load_strict(module, state, source=weights, name=name, leftovers=_classifier_names(module))
     return module
 
 
@@ -180,48 +278,3 @@ def _classifier_names(module: nn.Module) -> tuple[str, ...]:
     names = about.get("classifier") or ()
     names = (names,) if isinstance(names, str) else tuple(names)
     return tuple(f"{each}." for each in names)
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, by name. Never runs code from the file."""
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ConfigError(f"--weights {path}: there is no such file.") from error
-    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
-        raise ConfigError(
-            f"--weights {path}: cannot be read as weights: {_first_line(error)}. "
-            "Give a .safetensors file, or a .pth, .pt or .bin file of tensors alone."
-        ) from error
-    for wrapper in _WRAPPERS:
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-            break
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ConfigError(
-            f"--weights {path}: holds a {type(state).__name__} of other things than tensors; "
-            "expected a model's state_dict."
-        )
-    # DistributedDataParallel puts "module." before every name
-    return {str(key).removeprefix("module."): value for key, value in state.items()}
-
-
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:_N_SHOWN]) + (", ..." if len(keys) > _N_SHOWN else "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
-
-
-def _digest(module: nn.Module) -> str:
-    """A hash of all parameters and buffers, with their names."""
-    digest = hashlib.blake2b(digest_size=6)
-    for key, value in module.state_dict().items():
-        digest.update(f"{key} {tuple(value.shape)} {value.dtype}\0".encode())
-        raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(raw.numpy().data)
-    return digest.hexdigest()

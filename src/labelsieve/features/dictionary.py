@@ -3,7 +3,7 @@
 1. a dictionary of whitened patches, with both signs of each atom pooled over the quarters of the
    image (patches.py: Coates and Ng 2011);
 2. the principal directions of these codes;
-3. within them, the linear map along which random views of an image agree most (views.py,
+3. within them, the linear map along which random views of an image agree most (data/augment.py,
    closed_form.py), each direction scaled by a power of that agreement.
 
 No labels, no gradient, no pretrained weights. Every step is a function of the pixels and the seed.
@@ -25,10 +25,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from labelsieve.config import from_dict, to_dict
+from labelsieve.data.augment import AS_STORED, Contrastive, contrastive_view
+from labelsieve.data.draws import Draws
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.closed_form import Moments, invariant_directions, principal_directions
 from labelsieve.features.patches import PatchCoder, Patches, learn_patches
-from labelsieve.features.views import Views, random_view
 from labelsieve.files import atomic
 
 Progress = Callable[[int, int], None]  # done, in all
@@ -36,8 +37,48 @@ Progress = Callable[[int, int], None]  # done, in all
 # Images coded in one go. Not a setting: sums are taken chunk by chunk, so another size gives other
 # last digits. Whoever transforms in pieces keeps the bits by cutting at multiples of it.
 CHUNK = 512
-_VERSION = 1  # raise it when the same pixels and settings give other features than before
+_VERSION = 2  # raise it when the same pixels and settings give other features than before
 _RANK_TOLERANCE = 1e-6  # of the greatest variance: what is below is rounding
+
+
+@dataclass(frozen=True)
+class Views:
+    """How many views of an image, and what may differ between them, as in `Contrastive`."""
+
+    in_all: int = 200_000  # views to fit to, of all images together; each image gets as many ...
+    least: int = 4  # ... but no fewer than this
+    most: int = 16  # ... and no more
+    smallest_crop: float = 0.3  # share of the image's area; SimCLR: 0.08
+    aspect: float = 4 / 3  # a crop's sides differ at most by this factor
+    brightness: float = 0.4  # a factor in 1 -+ this; likewise the next two
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1  # turns of the color circle
+    jitter_rate: float = 0.8  # share of views that are recolored
+    gray_rate: float = 0.2  # share of views without color
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.least <= self.most:
+            raise ConfigError(
+                f"views.least is {self.least} and views.most {self.most}; expected 2 <= least <= "
+                "most."
+            )
+        try:
+            self.recipe(1)
+        except ConfigError as error:
+            raise ConfigError(f"views.{error}") from error
+
+    def each(self, n_images: int) -> int:
+        """How many views each of n_images gets: the fewer images, the more."""
+        return min(self.most, max(self.least, self.in_all // max(n_images, 1)))
+
+    def recipe(self, size: int) -> Contrastive:
+        """The views themselves, of this side."""
+        given = {name: value for name, value in vars(self).items() if name not in _NUMBERS}
+        return Contrastive(size=size, **given)
+
+
+_NUMBERS = ("in_all", "least", "most")  # settings of `Views` that say how many
 
 
 @dataclass(frozen=True)
@@ -129,18 +170,34 @@ class DictionaryModel:
                     progress(min(len(rows), first + CHUNK), len(rows))
         return values
 
-    def save(self, path: Path) -> None:
-        """Write one .safetensors file; the settings travel in its metadata."""
-        tensors = {
+    def mapped(self, images: Tensor) -> Tensor:
+        """(B, D) float32, not unit-norm, of (B, 3, S, S) float images, 0 to 255."""
+        codes = self.coder.encode(images)
+        fast = self.coder.weights.dtype
+        product = (codes.to(fast) @ self.projection.to(fast)).float()
+        return product - self.center @ self.projection
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What was learned, by name, on the CPU."""
+        named = {
             "weights": self.coder.weights,
             "bias": self.coder.bias,
             "center": self.center,
             "projection": self.projection,
             "agreement": self.agreement,
         }
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        return {name: tensor.contiguous().cpu() for name, tensor in named.items()}
+
+    @classmethod
+    def of(cls, settings: Dictionary, tensors: dict[str, Tensor]) -> DictionaryModel:
+        """The model whose `tensors` these are."""
+        coder = PatchCoder(settings.patches, tensors["weights"], tensors["bias"])
+        return cls(settings, coder, tensors["center"], tensors["projection"], tensors["agreement"])
+
+    def save(self, path: Path) -> None:
+        """Write one .safetensors file; the settings travel in its metadata."""
         with atomic(path) as partial:
-            save_file(tensors, partial, {"dictionary": json.dumps(to_dict(self.settings))})
+            save_file(self.tensors(), partial, {"dictionary": json.dumps(to_dict(self.settings))})
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu") -> DictionaryModel:
@@ -158,9 +215,7 @@ class DictionaryModel:
                 f"{path}: cannot be read as a dictionary model: {error}. "
                 "Give a file that DictionaryModel.save wrote."
             ) from error
-        settings = from_dict(Dictionary(), about, str(path))
-        coder = PatchCoder(settings.patches, tensors.pop("weights"), tensors.pop("bias"))
-        return cls(settings, coder, **tensors)
+        return cls.of(from_dict(Dictionary(), about, str(path)), tensors)
 
 
 def fit(
@@ -285,13 +340,15 @@ def _invariant(
     views, means = Moments(basis.new_zeros(n_kept)), Moments(basis.new_zeros(n_kept))
     fast = basis.to(coder.weights.dtype)
     offset = center @ basis
+    recipe = settings.views.recipe(settings.image_size)
     for first in range(0, len(rows), CHUNK):
-        # Keyed by place: what is drawn does not depend on how much was drawn before.
-        generator = torch.Generator().manual_seed(((seed << 32) + first) % 2**63)
         images = _to_device(pixels[rows[first : first + CHUNK]], basis.device)
+        # Keyed by place among the images fitted to: the same pixels give the same draws.
+        places = torch.arange(first, first + len(images), device=basis.device)
         total = torch.zeros(len(images), n_kept, device=basis.device)
-        for _ in range(n_views):
-            codes = coder.encode(random_view(images, settings.views, generator))
+        for view in range(n_views):
+            draws = Draws(seed, 0, places, view)
+            codes = coder.encode(contrastive_view(images, recipe, draws, AS_STORED))
             mapped = (codes.to(fast.dtype) @ fast).float() - offset
             views.add(mapped)
             total += mapped

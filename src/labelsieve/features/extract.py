@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from labelsieve.data.decode import Batch, Pixels, decoder_name, stream
+from labelsieve.data.decode import Decoded, Pixels, decoder_name, stream
 from labelsieve.data.places import reading_order
+from labelsieve.data.store import RowStore
 from labelsieve.errors import ConfigError, DataError, NumericError
 from labelsieve.features import dictionary
 from labelsieve.features.backbones import Backbone, wrap
 from labelsieve.features.dictionary import Dictionary, DictionaryModel, code_dtype, unit_rows
 from labelsieve.features.load import load_features
-from labelsieve.files import cannot_write, write_json
 from labelsieve.records import Features, ImageSet
 
 __all__ = ["dictionary_features", "extract", "load_features"]
@@ -59,36 +57,80 @@ def dictionary_features(
     rows = np.flatnonzero(pixels.usable)
     if len(rows) == 0:
         raise _nothing_left(images, dict(enumerate(map(str, pixels.reasons))))
-    fitting = dictionary.n_codes_to_fit(len(rows), settings)
-    total = fitting + 2 * len(rows)
-
-    def tell(done: int) -> None:
-        if progress is not None:
-            progress(done, total)
-
     made_by = (
         f"dictionary features {settings.digest()} in {_name(code_dtype(device))}, "
         f"seed {seed}, of {images.fingerprint()}, {len(rows)} decoded by {decoder_name()}"
     )
+    return transformed(
+        images, pixels, made_by,
+        lambda tell: dictionary.fit(
+            pixels.values, settings, rows=rows, seed=seed, device=device, progress=tell
+        ),
+        lambda saved: DictionaryModel.load(saved, device),
+        n_fitted=dictionary.n_codes_to_fit(len(rows), settings), progress=progress, path=path,
+    )  # fmt: skip
+
+
+class Transform(Protocol):
+    """What turns pixels into rows, once it is fitted."""
+
+    @property
+    def n_dimensions(self) -> int: ...
+    def transform(
+        self,
+        pixels: NDArray[np.uint8],
+        rows: NDArray[np.int64] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> NDArray[np.float32]: ...
+    def save(self, path: Path) -> None: ...
+
+
+def transformed(
+    images: ImageSet,
+    pixels: Pixels,
+    made_by: str,
+    fit: Callable[[Progress], Transform],
+    load: Callable[[Path], Transform],
+    *,
+    n_fitted: int,
+    progress: Progress | None = None,
+    path: Path | None = None,
+) -> Features:
+    """Fit something to the images, or load what an interrupted run fitted, and transform them all.
+
+    Args:
+        images: the set that `pixels` were decoded from.
+        pixels: of all images.
+        made_by: what the features are of and by what.
+        fit: told how to say what it has done of `n_fitted`.
+        load: of what `save` wrote.
+        n_fitted: codes that fitting makes; each image then takes two, its own and its mirror's.
+        progress: told codes made and codes to make.
+        path: an .npy file to hold the rows in place of memory, what was fitted beside it.
+    """
+    rows = np.flatnonzero(pixels.usable)
+    total = n_fitted + 2 * len(rows)
+
+    def tell(done: int, _: int = 0) -> None:
+        if progress is not None:
+            progress(done, total)
+
     saved = None if path is None else path.with_suffix(".safetensors")
-    store = _Rows(path, made_by)
-    if saved is not None and store.resumed and saved.is_file():
-        model = DictionaryModel.load(saved, device)
+    store = RowStore(path, {"made_by": made_by}, len(rows))
+    if saved is not None and store.begun and saved.is_file():
+        model = load(saved)
     else:
-        model = dictionary.fit(
-            pixels.values, settings, rows=rows, seed=seed, device=device,
-            progress=lambda done, _: tell(done),
-        )  # fmt: skip
+        model = fit(tell)
         if saved is not None:
             model.save(saved)
-    store.begin((len(rows), model.n_dimensions))
+    store.begin((model.n_dimensions,), np.float32)
     for first in range(store.done, len(rows), _CHUNK):
         part = rows[first : first + _CHUNK]
-        begun = fitting + 2 * first
         store.values[first : first + len(part)] = model.transform(
-            pixels.values, part, progress=_shifted(tell, begun)
+            pixels.values, part, progress=_shifted(tell, n_fitted + 2 * first)
         )
-        store.note(first + len(part), {})
+        store.note(len(part))
     ids = images.ids if len(rows) == len(images) else tuple(images.ids[row] for row in rows)
     return Features(ids, store.finish(), made_by)
 
@@ -131,9 +173,8 @@ def extract(
         f"{backbone.name} at {backbone.size} px in {_name(_amp_dtype(device))}, "
         f"batches of {batch_size}, of {images.fingerprint()} decoded by {decoder_name()}"
     )
-    store = _Rows(path, made_by)
+    store = RowStore(path, {"made_by": made_by}, len(images))
     order = reading_order(images.places)
-    store.open()
     module = backbone.module.to(device)
     training = module.training
     module.eval()
@@ -142,9 +183,9 @@ def extract(
         for batch in batches:
             if len(batch.rows):
                 values = _forward(backbone, batch, device, images)
-                store.begin((len(images), values.shape[1]))
+                store.begin(values.shape[1:], np.float32)
                 store.values[batch.rows] = values
-            store.note(min(len(images), store.done + batch_size), batch.broken)
+            store.note(len(batch.rows) + len(batch.broken), batch.broken)
             if progress is not None:
                 progress(store.done, len(images))
     finally:
@@ -153,11 +194,12 @@ def extract(
         raise _nothing_left(images, store.broken)
     kept = np.setdiff1d(np.arange(len(images)), list(store.broken))
     ids = images.ids if len(kept) == len(images) else tuple(images.ids[row] for row in kept)
-    return Features(ids, store.finish(kept), made_by)
+    rows = store.finish()
+    return Features(ids, rows if len(kept) == len(images) else rows[kept], made_by)
 
 
 def _forward(
-    backbone: Backbone, batch: Batch, device: str, images: ImageSet
+    backbone: Backbone, batch: Decoded, device: str, images: ImageSet
 ) -> NDArray[np.float32]:
     """(B, D) unit rows of a batch."""
     dtype = _amp_dtype(device)
@@ -187,9 +229,9 @@ def _forward(
     return values
 
 
-def _shifted(tell: Callable[[int], None], begun: int) -> Progress:
+def _shifted(tell: Progress, begun: int) -> Progress:
     """Progress of a transform, which codes each image and its mirror image."""
-    return lambda done, _: tell(begun + 2 * done)
+    return lambda done, total: tell(begun + 2 * done, total)
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -208,86 +250,3 @@ def _nothing_left(images: ImageSet, broken: dict[int, str]) -> DataError:
         f"{images.source}: none of {len(images)} images can be decoded, such as "
         f"{images.ids[row]!r}: {reason}."
     )
-
-
-class _Rows:
-    """Rows as they are made: in memory, or in an .npy file with notes of how far it is."""
-
-    values: NDArray[np.float32]
-
-    def __init__(self, path: Path | None, key: str) -> None:
-        self.path, self.key = path, key
-        self.done = 0  # images, in the order in which they are made
-        self.broken: dict[int, str] = {}
-        self._begun = False
-        about: dict[str, Any] = {}
-        if path is not None:
-            try:
-                about = json.loads(self._notes.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                about = {}  # nothing there yet, or cut off by a kill
-        self._about = about if about.get("key") == key else {}
-        if path is not None and not self._about:
-            # before anything it speaks of is overwritten
-            try:
-                self._notes.unlink(missing_ok=True)
-            except OSError as error:
-                raise cannot_write(self._notes, error) from error
-
-    @property
-    def resumed(self) -> bool:
-        """Whether what is on disk is of the same images and maker."""
-        return bool(self._about)
-
-    @property
-    def _notes(self) -> Path:
-        assert self.path is not None  # noqa: S101 -- asked only where there is one
-        return self.path.with_name(self.path.name + ".progress")
-
-    def open(self) -> None:
-        """Take over the rows that are on disk, if any are of the same images and maker."""
-        if self.path is None or not self.resumed:
-            return
-        try:
-            self.values = np.load(self.path, mmap_mode="r+")
-        except (OSError, ValueError, EOFError):
-            return
-        self._begun = True
-        self.done = self._about["done"]
-        self.broken = {int(row): reason for row, reason in self._about["broken"].items()}
-
-    def begin(self, shape: tuple[int, int]) -> None:
-        """Make room, unless there is some already."""
-        if not self._begun:
-            self.open()
-        if self._begun and self.values.shape == shape:
-            return
-        self._begun = True
-        if self.path is None:
-            self.values = np.zeros(shape, np.float32)
-            return
-        try:
-            self.values = np.lib.format.open_memmap(self.path, "w+", np.float32, shape)
-            if hasattr(os, "posix_fallocate"):
-                # a write to a memory map on a full disk would end the process without a word
-                with open(self.path, "r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, self.path.stat().st_size)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
-
-    def note(self, done: int, broken: dict[int, str]) -> None:
-        """Remember that the rows of the first `done` images are there, or broken."""
-        self.done = done
-        self.broken.update(broken)
-        if self.path is not None and self._begun:
-            self.values.flush()  # type: ignore[attr-defined]
-            write_json(self._notes, {"key": self.key, "done": done, "broken": self.broken})
-
-    def finish(self, kept: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        """The rows, of the kept images only; read-only where they are on disk."""
-        if kept is not None and len(kept) < len(self.values):
-            self.values = self.values[kept]
-        elif isinstance(self.values, np.memmap):
-            assert self.path is not None  # noqa: S101 -- that is where they are mapped from
-            self.values = np.load(self.path, mmap_mode="r")
-        return self.values

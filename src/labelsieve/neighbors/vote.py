@@ -25,10 +25,10 @@ def vote(
         (N,) the lowest class of those that tie; 0 where no neighbor has a label.
 
     Example:
-        >>> near = Neighbors(np.array([[1, 2], [0, 2], [1, 0]]), np.array([[.9, .8], [.9, .7], [.7, .6]], np.float32))
+        >>> near = Neighbors(np.array([[1, 2], [0, 2], [0, 1]]), np.ones((3, 2), np.float32))
         >>> vote(near, np.array([1, 1, 0])).tolist()
         [0, 0, 1]
-    """  # noqa: E501
+    """
     given = labels[neighbors.indices]  # (N, K)
     weights = np.ones(given.shape, np.float64)
     if temperature is not None:
@@ -39,7 +39,8 @@ def vote(
     rows = np.broadcast_to(np.arange(len(given))[:, None], given.shape)
     known = given >= 0
     np.add.at(votes, (rows[known], given[known]), weights[known])
-    return votes.argmax(1)
+    winners: NDArray[np.int64] = votes.argmax(1)
+    return winners
 
 
 def neighbor_accuracy(

@@ -1,0 +1,354 @@
+"""Which rows make up each batch: the same on every process, by seed and epoch alone.
+
+A sampler gives global batches, those of all processes together; each process takes its share of
+each. A training sampler leaves out the last, incomplete batch. Where there are fewer rows than the
+batch asks for, the batch is made smaller, so that a small set trains too: `batch_size` says what
+it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelsieve.errors import ConfigError, DataError, did_you_mean
+
+__all__ = [
+    "Sampler",
+    "anchor_neighbor",
+    "balanced",
+    "in_order",
+    "infinite",
+    "mixed_source",
+    "shuffled",
+]
+
+
+class Sampler(Protocol):
+    """Gives the batches of any epoch."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows a batch, of all processes together."""
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+
+    def epoch(self, epoch: int) -> Iterator[NDArray[np.int64]]:
+        """The batches of one epoch, (B,) row numbers each; (B, 2) where rows come in pairs."""
+
+
+def shuffled(
+    rows: int | NDArray[np.int64], batch_size: int, seed: int, *, n_processes: int = 1
+) -> Sampler:
+    """Each row at most once an epoch, in an order that differs from epoch to epoch.
+
+    Args:
+        rows: which rows, each once; or how many there are.
+        batch_size: of all processes together; of fewer rows than this, all are one batch.
+        seed: at least 0.
+        n_processes: a batch made smaller stays a multiple of this; rows are left out for that.
+
+    Example:
+        >>> sampler = shuffled(10, batch_size=4, seed=0)
+        >>> len(sampler), [len(rows) for rows in sampler.epoch(0)]
+        (2, [4, 4])
+
+    Raises:
+        ConfigError: the batch size is no positive number, or a row is negative.
+        DataError: there are fewer rows than processes, or none.
+    """
+    chosen = _chosen(rows)
+    n = len(chosen)
+    batch_size = _fitting(batch_size, n, n_processes)
+    kept = n // batch_size * batch_size
+    return _Planned(batch_size, kept, lambda e: chosen[_generator(seed, e).permutation(n)[:kept]])
+
+
+def in_order(rows: int | NDArray[np.int64], batch_size: int) -> Sampler:
+    """All rows as they come, every epoch alike, the last batch with what is left: to evaluate.
+
+    Example:
+        >>> [rows.tolist() for rows in in_order(5, batch_size=2).epoch(0)]
+        [[0, 1], [2, 3], [4]]
+    """
+    chosen = _chosen(rows)
+    _fitting(batch_size, len(chosen), 1)
+    return _Planned(batch_size, len(chosen), lambda _: chosen)
+
+
+def balanced(
+    labels: NDArray[np.int64],
+    classes_per_batch: int,
+    images_per_class: int,
+    seed: int,
+    *,
+    n_batches: int | None = None,
+    n_processes: int = 1,
+) -> Sampler:
+    """P classes a batch, K images of each, class after class: all classes equally often.
+
+    Over an epoch the classes take turns, and so do the images of a class: none comes a second time
+    before all others came once. No class is twice in a batch. A class of fewer than K images
+    repeats them, as evenly as can be. Where there are fewer than P classes, all are in every batch.
+
+    Args:
+        labels: (N,) as given, however noisy; images of a negative label are left out.
+        classes_per_batch: P.
+        images_per_class: K.
+        seed: at least 0.
+        n_batches: an epoch; by default as many as the labeled images would fill.
+        n_processes: a batch of fewer than P classes stays a multiple of this.
+
+    Raises:
+        ConfigError: a number is not positive, or no number of classes up to P makes a batch that
+            can be shared among the processes.
+        DataError: no image has a label.
+    """
+    if min(classes_per_batch, images_per_class, 1 if n_batches is None else n_batches) < 1:
+        raise ConfigError(
+            f"{classes_per_batch} classes a batch, {images_per_class} images of each, n_batches "
+            f"{n_batches}; at least 1 of each is needed."
+        )
+    members = _members(labels)
+    n_classes = _fitting_classes(classes_per_batch, len(members), images_per_class, n_processes)
+    batch_size = n_classes * images_per_class
+    n_labeled = sum(map(len, members))
+    n = max(1, n_labeled // batch_size) if n_batches is None else n_batches
+
+    def order(epoch: int) -> NDArray[np.int64]:
+        rng = _generator(seed, epoch)
+        turns = _dealt(len(members), n, n_classes, rng).ravel()  # (n * P,) which class comes when
+        rows = np.empty((len(turns), images_per_class), np.int64)
+        times = np.bincount(turns, minlength=len(members))
+        places = np.split(np.argsort(turns, kind="stable"), np.cumsum(times)[:-1])
+        for own, where in zip(members, places, strict=True):
+            rows[where] = own[_dealt(len(own), len(where), images_per_class, rng)]
+        return rows.ravel()
+
+    return _Planned(batch_size, n * batch_size, order)
+
+
+def anchor_neighbor(
+    neighbors: NDArray[np.integer],
+    batch_size: int,
+    seed: int,
+    *,
+    rows: NDArray[np.int64] | None = None,
+    n_processes: int = 1,
+) -> Sampler:
+    """Pairs of a row and one of its neighbors: (B, 2), each row at most once an epoch as anchor.
+
+    Source: SCAN, authors' code: the neighbor is drawn uniformly from the K neighbors and the
+    anchor itself, one of K + 1.
+
+    Args:
+        neighbors: (N, K) indices, self excluded, as in `Neighbors`.
+        batch_size: pairs a batch; of fewer rows than this, all are one batch.
+        seed: at least 0.
+        rows: (N,) row numbers to give in place of indices, where the table is of some rows only.
+        n_processes: as in `shuffled`.
+
+    Raises:
+        DataError: an index is none of 0 to N - 1, or there are fewer rows than processes.
+    """
+    n, n_neighbors = neighbors.shape
+    if neighbors.size and not 0 <= neighbors.min() <= neighbors.max() < n:
+        raise DataError(
+            f"neighbors run from {neighbors.min()} to {neighbors.max()}; expected 0 to {n - 1}, "
+            "the rows of their table. Give every row all of its neighbors."
+        )
+    chosen = _chosen(n if rows is None else rows)
+    if len(chosen) != n:
+        raise DataError(f"{len(chosen)} rows for neighbors of {n}; expected one each.")
+    batch_size = _fitting(batch_size, n, n_processes)
+    kept = n // batch_size * batch_size
+
+    def order(epoch: int) -> NDArray[np.int64]:
+        rng = _generator(seed, epoch)
+        anchors = rng.permutation(n)[:kept]
+        columns = rng.integers(0, n_neighbors + 1, kept)
+        partners = anchors.copy()
+        others = np.flatnonzero(columns < n_neighbors)  # the last column stands for the row itself
+        partners[others] = neighbors[anchors[others], columns[others]]
+        return chosen[np.stack([anchors, partners], axis=1)]
+
+    return _Planned(batch_size, kept, order)
+
+
+def mixed_source(
+    sources: Mapping[str, NDArray[np.int64]],
+    sizes: Mapping[str, int],
+    seed: int,
+    *,
+    epoch_of: str | None = None,
+) -> Sampler:
+    """Batches with a fixed share of each source, source after source.
+
+    One source makes the epoch: its rows come at most once. A shorter one is shuffled anew and comes
+    again, none of its rows a second time before all came once. An empty one gives none: the batch
+    is smaller by its share.
+
+    Args:
+        sources: rows of each source, by name.
+        sizes: how many of them are in a batch; 0 for none.
+        seed: at least 0.
+        epoch_of: the source that makes the epoch; by default the one that lasts longest.
+
+    Raises:
+        ConfigError: the two do not name the same sources, or a size is negative.
+        DataError: there is nothing to give, or nothing of the source that makes the epoch.
+    """
+    _check_sources(sources, sizes, epoch_of)
+    rows = {name: _chosen(sources[name]) for name in sources if sizes[name] and len(sources[name])}
+    if not rows or (epoch_of is not None and epoch_of not in rows):
+        raise DataError(
+            f"{'all sources' if not rows else f'source {epoch_of!r}'}: no rows to make batches of."
+        )
+    lasts = {name: max(1, len(own) // sizes[name]) for name, own in rows.items()}
+    n = max(lasts.values()) if epoch_of is None else lasts[epoch_of]
+    batch_size = sum(sizes[name] for name in rows)
+    stream_of = {name: i for i, name in enumerate(sources)}
+
+    def order(epoch: int) -> NDArray[np.int64]:
+        parts = [
+            own[_dealt(len(own), n, sizes[name], _generator(seed, epoch, stream_of[name]))]
+            for name, own in rows.items()
+        ]
+        return np.concatenate(parts, axis=1).ravel()
+
+    return _Planned(batch_size, n * batch_size, order)
+
+
+def infinite(sampler: Sampler, start: int = 0) -> Iterator[NDArray[np.int64]]:
+    """Batch number `start` and all that follow, epoch after epoch, without end.
+
+    Example:
+        >>> [rows.tolist() for rows in islice(infinite(in_order(3, batch_size=2), start=1), 3)]
+        [[2], [0, 1], [2]]
+    """
+    first_epoch, first = divmod(start, len(sampler))
+    yield from islice(sampler.epoch(first_epoch), first, None)
+    for epoch in count(first_epoch + 1):
+        yield from sampler.epoch(epoch)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """The rows of an epoch, all decided at its start, cut into batches."""
+
+    batch_size: int
+    n_rows: int  # an epoch; where it is no multiple of the batch size, the last batch is smaller
+    order: Callable[[int], NDArray[np.int64]]  # epoch -> (n_rows,) or (n_rows, 2)
+
+    def __len__(self) -> int:
+        return -(-self.n_rows // self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[NDArray[np.int64]]:
+        order = self.order(epoch)
+        for first in range(0, self.n_rows, self.batch_size):
+            # a copy: a batch that is kept must not keep all of the epoch's order in memory
+            yield order[first : first + self.batch_size].copy()
+
+
+def _generator(seed: int, epoch: int, stream: int = 0) -> np.random.Generator:
+    # the stream is a spawn key: no other entropy of (seed, epoch, ...) gives the same numbers
+    return np.random.Generator(
+        np.random.Philox(np.random.SeedSequence((seed, epoch), spawn_key=(stream,)))
+    )
+
+
+def _dealt(n: int, n_hands: int, hand_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Items 0 to n - 1 dealt like cards: (n_hands, hand_size), shuffled anew when all are dealt.
+
+    No item is twice in a hand, unless a hand is larger than n; then each is in it as often as any
+    other, give or take one.
+    """
+    each, size = divmod(hand_size, n)
+    whole = np.broadcast_to(np.tile(np.arange(n), each), (n_hands, each * n))
+    n_decks = -(-n_hands * size // n)
+    decks = rng.permuted(np.broadcast_to(np.arange(n), (n_decks, n)), axis=1)
+    if size and n % size:
+        _keep_apart(decks, size)
+    return np.concatenate([whole, decks.ravel()[: n_hands * size].reshape(n_hands, size)], axis=1)
+
+
+def _keep_apart(decks: NDArray[np.int64], hand_size: int) -> None:
+    """Where a hand is dealt from two decks, see that none of the first is drawn from the second."""
+    n_decks, n = decks.shape
+    held = np.zeros(n, bool)
+    for i in range(1, n_decks):
+        n_held = i * n % hand_size  # cards that the last deck gave to the hand being dealt
+        if not n_held:
+            continue
+        hand, deck = decks[i - 1, n - n_held :], decks[i]
+        held[hand] = True
+        free = np.flatnonzero(~held[deck])[: hand_size - n_held]
+        held[hand] = False
+        if len(free) and free[-1] != len(free) - 1:  # else its first cards are free as they lie
+            decks[i] = np.concatenate([deck[free], np.delete(deck, free)])
+
+
+def _chosen(rows: int | NDArray[np.int64]) -> NDArray[np.int64]:
+    chosen = np.arange(rows) if isinstance(rows, int) else np.asarray(rows)
+    if len(chosen) and (chosen.ndim != 1 or chosen.dtype.kind not in "iu" or chosen.min() < 0):
+        raise ConfigError(
+            f"rows of shape {chosen.shape} and type {chosen.dtype}; expected one dimension of "
+            "numbers from 0 on."
+        )
+    return chosen.astype(np.int64, copy=False)
+
+
+def _fitting(batch_size: int, n: int, n_processes: int) -> int:
+    """The batch size, made smaller where there are fewer rows than that."""
+    if batch_size < 1:
+        raise ConfigError(f"the batch size is {batch_size}; at least 1 is needed.")
+    if n < n_processes or not n:
+        raise DataError(
+            f"{n} images for {n_processes} {'process' if n_processes == 1 else 'processes'}; at "
+            "least one for each is needed."
+        )
+    return batch_size if batch_size <= n else n // n_processes * n_processes
+
+
+def _fitting_classes(wanted: int, there: int, images_per_class: int, n_processes: int) -> int:
+    """P, made smaller where there are fewer classes than that."""
+    if wanted <= there:
+        return wanted
+    for n_classes in range(there, 0, -1):
+        if n_classes * images_per_class % n_processes == 0:
+            return n_classes
+    raise ConfigError(
+        f"{there} classes with {images_per_class} images of each in a batch cannot be shared among "
+        f"{n_processes} processes. Take a multiple of {n_processes} images of each."
+    )
+
+
+def _members(labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The rows of each class that has any."""
+    by_class = np.argsort(labels, kind="stable")
+    by_class = by_class[np.count_nonzero(labels < 0) :]
+    if not len(by_class):
+        raise DataError(f"none of {len(labels)} images has a label; balanced batches need labels.")
+    _, firsts = np.unique(labels[by_class], return_index=True)
+    return np.split(by_class, firsts[1:])
+
+
+def _check_sources(
+    sources: Mapping[str, NDArray[np.int64]], sizes: Mapping[str, int], epoch_of: str | None
+) -> None:
+    names = [*sizes, *([] if epoch_of is None else [epoch_of])]
+    for name in names:
+        if name not in sources:
+            raise ConfigError(f"no source {name!r}. {did_you_mean(name, sources)}")
+    for name in sources:
+        if sizes.get(name, -1) < 0:
+            raise ConfigError(
+                f"source {name!r} has the size {sizes.get(name)}; expected its rows a batch, 0 or "
+                "more."
+            )

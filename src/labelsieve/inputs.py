@@ -1,0 +1,74 @@
+"""What a command was given: which images, where, and what makes their features."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from labelsieve.errors import ConfigError
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+
+_PATHS = ("source", "features", "weights")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is worked on, where and with what; everything else is settings."""
+
+    source: str
+    label: str | None = None  # column
+    truth: str | None = None  # column
+    features: str | None = None  # file of the user's own
+    backbone: str | None = None  # timm:NAME
+    weights: str | None = None  # file
+    pretrain: str | None = None  # recipe of features/recipes.py
+    recipe: str = "robust"
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed is {self.seed}; expected 0 to {2**32 - 1}.")
+        makers = {"--features": self.features, "--backbone": self.backbone,
+                  "--pretrain": self.pretrain}  # fmt: skip
+        given = [option for option, value in makers.items() if value is not None]
+        if len(given) > 1:
+            raise ConfigError(f"{given[0]} and {given[1]} both name features; give one of them.")
+        if self.weights is not None and self.backbone is None:
+            raise ConfigError("--weights needs --backbone timm:NAME to load them into.")
+
+
+def recorded(inputs: Inputs) -> dict[str, Any]:
+    """Inputs as run.json keeps them: with absolute paths, to be read from anywhere."""
+    paths = {name: getattr(inputs, name) for name in _PATHS}
+    return asdict(inputs) | {name: os.path.abspath(p) for name, p in paths.items() if p is not None}
+
+
+def stamps(inputs: Inputs) -> dict[str, str]:
+    """Size and time of change of the files given: another stamp, another file."""
+    found = {name: os.stat(name) for name in (inputs.features, inputs.weights) if name}
+    return {name: f"{about.st_size} {about.st_mtime_ns}" for name, about in found.items()}
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that is not there, before hours of other work.
+
+    Raises:
+        ConfigError: it cannot be used here.
+    """
+    try:
+        torch.empty(1, device=name)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        why = str(error).strip().split("\n")[0].rstrip(".")
+        raise ConfigError(
+            f"--device {name} cannot be used here: {why}. Try --device cpu."
+        ) from error
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""

@@ -1,0 +1,251 @@
+"""From images to features: by a file of the user's own, a network, a dictionary, or pretraining."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from labelsieve.config import to_dict
+from labelsieve.data.batches import Source, cached, resident, streamed
+from labelsieve.data.decode import Pixels, decode_images
+from labelsieve.data.read import read
+from labelsieve.errors import ConfigError, DataError, RunError
+from labelsieve.features.backbones import Backbone, load_timm
+from labelsieve.features.contrast import Encoder
+from labelsieve.features.dictionary import Dictionary
+from labelsieve.features.extract import dictionary_features, extract
+from labelsieve.features.joint import joint_features
+from labelsieve.features.load import load_features
+from labelsieve.features.pretrain import Pretrain, normalization_of, pretrain
+from labelsieve.features.saved import save_network
+from labelsieve.features.weights import digest
+from labelsieve.files import atomic
+from labelsieve.inputs import Inputs, Progress, check_device, recorded, stamps
+from labelsieve.logs import EpochLog
+from labelsieve.neighbors.knn import nearest_neighbors
+from labelsieve.neighbors.vote import neighbor_accuracy
+from labelsieve.records import Features, ImageSet
+from labelsieve.run import Run
+from labelsieve.runtime import Runtime
+
+FeatureMaker = Callable[[ImageSet, Pixels, Run, Progress], Features]
+
+# Images up to this side are decoded once, to one array; larger ones while the network trains.
+SMALL = 96  # pixels
+N_VOTERS, VOTE_TEMPERATURE = 200, 0.1  # of the score by neighbors, as SNCF's code has it
+
+
+def feature_maker(
+    inputs: Inputs, dictionary: Dictionary, pretraining: Pretrain | None = None
+) -> FeatureMaker:
+    """What makes the features that `inputs` ask for.
+
+    What can be wrong with them is found here, before hours of decoding.
+
+    Raises:
+        ConfigError: no such device or backbone.
+        DataError: no such file of features.
+        MissingExtraError: the backbone needs a library that is not installed.
+    """
+    check_device(inputs.device)
+    if inputs.features is not None and not Path(inputs.features).is_file():
+        raise DataError(f"--features {inputs.features}: there is no such file.")
+    model = None if inputs.backbone is None else load_timm(inputs.backbone, inputs.weights)
+
+    def make(images: ImageSet, pixels: Pixels, run: Run, progress: Progress) -> Features:
+        tell, store = partial(progress, "features"), run.checkpoint / "rows.npy"
+        if inputs.features is not None:
+            return load_features(Path(inputs.features), images, pixels.usable)
+        if model is not None:
+            return extract(images, model, device=inputs.device, progress=tell, path=store)
+        if pretraining is not None:
+            return pretrained_features(images, pixels, pretraining, inputs, run, progress)
+        return dictionary_features(
+            images, pixels, dictionary, seed=inputs.seed, device=inputs.device, progress=tell,
+            path=store,
+        )  # fmt: skip
+
+    return make
+
+
+def run_features(
+    inputs: Inputs,
+    dictionary: Dictionary,
+    pretraining: Pretrain | None,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress,
+) -> Features | None:
+    """Write the features of a set to `out` (.npy), their ids beside it, and a run's folder.
+
+    The folder has the name of `out` with .run: what was done and with which settings, the log, and
+    a network that was trained. Several processes (`torchrun`) share the pretraining.
+
+    Returns:
+        the features; None on a process that only helped to train.
+
+    Raises:
+        ConfigError: `out` is no .npy, or several processes have nothing to share.
+        RunError: `out` or the folder is there already.
+    """
+    if out.suffix != ".npy":
+        raise ConfigError(f"--out {out}: features are written as .npy. Try {out}.npy.")
+    folder = out.with_suffix(".run")
+    runtime = Runtime.start(inputs.device)
+    if runtime.n_processes > 1 and pretraining is None:
+        raise ConfigError(
+            f"{runtime.n_processes} processes were begun, and only pretraining can use more than "
+            "one. Run the same words without torchrun or accelerate launch, or add --pretrain."
+        )
+    make = feature_maker(inputs, dictionary, pretraining)
+    if not runtime.is_main:
+        assert pretraining is not None  # noqa: S101 -- seen to above
+        _help_to_train(inputs, pretraining, folder)
+        return None
+    _check_free(out, overwrite=overwrite, resume=resume)
+    images = read(inputs.source, label=inputs.label, truth=inputs.truth)
+    about = {
+        "inputs": recorded(inputs),
+        "dictionary": to_dict(dictionary),
+        "pretrain": None if pretraining is None else to_dict(pretraining),
+        "images": {"n": len(images), "fingerprint": images.fingerprint()},
+        "files": stamps(inputs),
+    }
+    with Run.open(folder, "features", about, resume=resume, overwrite=overwrite) as run:
+        if run.done and out.exists():
+            return Features.load(out)
+        with run.stage("decode"):
+            pixels = _pixels(images, pretraining, dictionary, run.checkpoint, progress)
+        with run.stage("features"):
+            features = make(images, pixels, run, progress)
+        features.save(out)
+        run.finish(features=features.made_by, seed=inputs.seed, device=inputs.device)
+        return features
+
+
+def pretrained_features(
+    images: ImageSet,
+    pixels: Pixels,
+    settings: Pretrain,
+    inputs: Inputs,
+    run: Run,
+    progress: Progress,
+) -> Features:
+    """Pretrain a network on the images, keep it in the run's folder, and extract its features.
+
+    Args:
+        images: the set.
+        pixels: of all images, at some small size.
+        settings: of the training.
+        inputs: seed and device.
+        run: gets model.safetensors and model.json, a line an epoch in log.jsonl, and a checkpoint.
+        progress: told stage, done and total.
+    """
+    runtime = Runtime.start(inputs.device, settings.training.precision)
+    monitor = None
+    if images.labels is not None:
+        monitor = partial(_neighbor_score, images=images, settings=settings, inputs=inputs)
+    source = _source(images, pixels, settings, run.checkpoint, progress)
+    runtime.barrier()  # the others train on what was decoded
+    encoder = pretrain(
+        source, np.flatnonzero(pixels.usable), settings, pixels=pixels.values, seed=inputs.seed,
+        runtime=runtime, folder=run.checkpoint, log=EpochLog(run.path / "log.jsonl", "pretrain"),
+        monitor=monitor, progress=partial(progress, "pretrain"),
+    )  # fmt: skip
+    about = {
+        "image_size": settings.image_size,
+        "normalization": normalization_of(settings, encoder.network)._asdict(),
+        "rows": settings.rows,
+        "pretrain": to_dict(settings),
+        "images": images.fingerprint(),
+    }
+    parts = nn.ModuleDict({"backbone": encoder.network, "head": encoder.head})
+    save_network(run.path, parts.cpu(), about)
+    tell, store = partial(progress, "features"), run.checkpoint / "rows.npy"
+    if settings.rows == "joint":
+        features = joint_features(
+            images, pixels, encoder.network, settings.joint, seed=inputs.seed,
+            device=inputs.device, progress=tell, path=store,
+        )  # fmt: skip
+        with atomic(run.path / "joint.safetensors") as partial_file:
+            shutil.copyfile(store.with_suffix(".safetensors"), partial_file)
+        return features
+    backbone = backbone_of(encoder, settings)
+    return extract(images, backbone, device=inputs.device, progress=tell, path=store)
+
+
+def backbone_of(encoder: Encoder, settings: Pretrain) -> Backbone:
+    """The trained network as what `extract` takes: with its head, or without."""
+    module = encoder if settings.rows == "head" else encoder.network
+    mean, deviation = normalization_of(settings, encoder.network)
+    name = f"{settings.network} pretrained by {settings.objective} {digest(module)}"
+    return Backbone(module, settings.views.size, mean, deviation, name)
+
+
+def _help_to_train(inputs: Inputs, settings: Pretrain, folder: Path) -> None:
+    """What the processes beside the main one do: wait for its pixels, and train along."""
+    runtime = Runtime.start(inputs.device, settings.training.precision)
+    images = read(inputs.source, label=inputs.label, truth=inputs.truth)
+    runtime.barrier()
+    checkpoint = folder / "checkpoint"
+    pixels = _pixels(images, settings, Dictionary(), checkpoint, lambda *_: None)
+    source = _source(images, pixels, settings, checkpoint, lambda *_: None)
+    pretrain(
+        source, np.flatnonzero(pixels.usable), settings, pixels=pixels.values, seed=inputs.seed,
+        runtime=runtime, folder=checkpoint,
+    )  # fmt: skip
+
+
+def _pixels(
+    images: ImageSet,
+    settings: Pretrain | None,
+    dictionary: Dictionary,
+    folder: Path,
+    progress: Progress,
+) -> Pixels:
+    """All images at a small size: that of the network where it is small, else the dictionary's."""
+    small = settings is not None and settings.image_size <= SMALL
+    size = settings.image_size if settings is not None and small else dictionary.image_size
+    tell = partial(progress, "decode")
+    return decode_images(images, size, path=folder / "pixels.npy", progress=tell)
+
+
+def _source(
+    images: ImageSet, pixels: Pixels, settings: Pretrain, folder: Path, progress: Progress
+) -> Source:
+    """Where training takes images from: the array there is, another one, or files decoded ahead."""
+    size = settings.image_size
+    if pixels.values.shape[-1] == size:
+        return resident(pixels)
+    if size > SMALL and images.places.kind != "parquet":
+        return streamed(images, size)
+    tell = partial(progress, "decode")
+    return cached(images, size, folder / f"pixels-{size}.npy", progress=tell)
+
+
+def _neighbor_score(
+    encoder: Encoder, *, images: ImageSet, settings: Pretrain, inputs: Inputs
+) -> Mapping[str, float]:
+    """Share of images whose neighbors vote for their label, each left out of its own vote."""
+    features = extract(images, backbone_of(encoder, settings), device=inputs.device)
+    place = {name: row for row, name in enumerate(images.ids)}
+    labels = np.asarray(images.labels)[[place[name] for name in features.ids]]
+    # of few images, so many would outvote any class
+    n_voters = min(N_VOTERS, max(1, len(labels) // (4 * len(images.class_names))))
+    neighbors = nearest_neighbors(features.values, n_voters)
+    return {"knn_accuracy": neighbor_accuracy(neighbors, labels, temperature=VOTE_TEMPERATURE)}
+
+
+def _check_free(out: Path, *, overwrite: bool, resume: bool) -> None:
+    for path in (out, out.with_suffix(".json")):
+        if path.exists() and not (overwrite or resume):
+            raise RunError(
+                f"{path}: exists already. Add --overwrite to replace it, or choose another --out."
+            )
