@@ -67,7 +67,8 @@ def test_muon_is_its_formula(shape, rate, momentum, nesterov, decay, seed):
         rate=rate, momentum=momentum, nesterov=nesterov, decay=decay,
     )  # fmt: skip
     parameter = nn.Parameter(weight.clone())
-    optimizer = Muon([parameter], momentum, nesterov, decay)
+    settings = Optimizer("muon", momentum, nesterov=nesterov and momentum > 0, weight_decay=decay)
+    optimizer = Muon([parameter], settings)
     optimizer.param_groups[0]["lr"] = rate
     for gradient in given_gradients:
         parameter.grad = gradient.clone()
@@ -86,6 +87,31 @@ def test_directions_stay_and_become_about_equally_long(shape):
     assert torch.allclose(found, torch.diag(found.diag()), atol=1e-9)
     assert float(found.diag().min()) > 0.68
     assert float(found.diag().max()) < 1.21
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 3, 3), (3, 12), (12, 3)])
+def test_relative_steps_are_the_rates_share_of_a_length_that_stays(shape):
+    made = torch.Generator().manual_seed(5)
+    weight = nn.Parameter(torch.randn(shape, generator=made, dtype=torch.float64))
+    optimizer = Muon([weight], Optimizer("muon", momentum=0.0, relative=True))
+    optimizer.param_groups[0]["lr"] = 1e-12
+    weight.grad = torch.randn(shape, generator=made, dtype=torch.float64)
+    optimizer.step()
+    length = shape[0] ** 0.5
+    assert float(weight.detach().norm()) == pytest.approx(length)
+    before = weight.detach().clone()
+    optimizer.param_groups[0]["lr"] = 0.05
+    optimizer.step()
+    step = float((weight.detach() - before).norm())
+    assert 0.65 * 0.05 * length < step < 1.25 * 0.05 * length  # of directions 0.68 to 1.21 long
+
+
+def test_bfloat16_is_near_enough_for_directions():
+    made = torch.Generator().manual_seed(6)
+    matrix = torch.randn(32, 96, generator=made)
+    exact, fast = (orthogonal(matrix, precision=p) for p in ("float32", "bfloat16"))
+    assert fast.dtype == torch.float32
+    assert float((exact - fast).norm() / exact.norm()) < 0.05
 
 
 def test_no_direction_gives_no_step():
@@ -142,7 +168,7 @@ def test_muon_leaves_what_is_no_matrix_to_adamw():
 
 def test_muon_passes_over_weights_without_gradient():
     weight = nn.Parameter(torch.ones(2, 2))
-    optimizer = Muon([weight], 0.9, False, 0.1)
+    optimizer = Muon([weight], Optimizer("muon", weight_decay=0.1))
     optimizer.param_groups[0]["lr"] = 1.0
     optimizer.step()
     assert weight.tolist() == [[1, 1], [1, 1]]

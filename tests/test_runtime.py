@@ -378,7 +378,9 @@ def test_cuda_without_a_gpu_is_refused():
 
 
 def test_a_precision_that_is_not_there_is_refused():
-    with pytest.raises(ConfigError, match="precision is 'fp16'; expected one of float32, bfloat16"):
+    with pytest.raises(
+        ConfigError, match="precision is 'fp16'; expected one of fastest, float32, bfloat16"
+    ):
         Runtime.start(precision="fp16")
 
 

@@ -131,7 +131,10 @@ def test_learning_rates_out_of_range_are_refused(changes, message):
         ({"epochs": 0}, "epochs is 0; at least 1 is needed."),
         ({"accumulate": 0}, "accumulate is 0; at least 1 is needed."),
         ({"largest_gradient": -1.0}, "largest_gradient is -1.0; expected 0 or more."),
-        ({"precision": "half"}, "precision is 'half'; expected one of float32, bfloat16, float16."),
+        (
+            {"precision": "half"},
+            "precision is 'half'; expected one of fastest, float32, bfloat16, float16.",
+        ),
         ({"checkpoint_minutes": 0.0}, "checkpoint_minutes is 0.0; expected above 0."),
     ],
 )

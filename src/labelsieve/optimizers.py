@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from labelsieve.errors import ConfigError
-from labelsieve.runtime import bare
+from labelsieve.runtime import Precision, bare, fastest_precision
 
 Name = Literal["sgd", "adam", "adamw", "muon"]
 
@@ -29,6 +29,13 @@ class Optimizer:
     # Also biases and the weights of norms, as the reference codes do. They set scales that decay
     # has no reason to shrink.
     decay_all: bool = False
+    # Muon: each matrix keeps the length of an orthogonal one with as many rows, and an update is
+    # the learning rate's share of it. For networks whose every layer is normalized.
+    relative: bool = False
+    n_iterations: int = (
+        5  # of Muon's orthogonalization; 3 cost half and serve as well on small nets
+    )
+    rest_factor: float = 1.0  # Muon: the learning rate of biases and norms, over that of matrices
 
     def __post_init__(self) -> None:
         if self.name not in get_args(Name):
@@ -39,6 +46,11 @@ class Optimizer:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 <= {name} < 1.")
         if self.weight_decay < 0:
             raise ConfigError(f"weight_decay is {self.weight_decay}; expected 0 or more.")
+        if self.n_iterations < 1 or not self.rest_factor > 0:
+            raise ConfigError(
+                f"n_iterations is {self.n_iterations} and rest_factor {self.rest_factor}; expected "
+                "at least 1, and above 0."
+            )
         if self.nesterov and (self.name not in ("sgd", "muon") or self.momentum == 0):
             raise ConfigError(
                 f"nesterov is on with {self.name}, momentum {self.momentum}; it needs sgd or muon "
@@ -84,9 +96,9 @@ def make_optimizers(
         return [torch.optim.AdamW(groups, 0.0, betas, fused=fused)]
     found: list[torch.optim.Optimizer] = []
     if weights:
-        found.append(Muon(weights, settings.momentum, settings.nesterov, settings.weight_decay))
+        found.append(Muon(weights, settings))
     if scales:
-        rest = [{"params": scales, "weight_decay": free}]
+        rest = [{"params": scales, "weight_decay": free, "lr_factor": settings.rest_factor}]
         found.append(torch.optim.AdamW(rest, 0.0, betas, fused=fused))
     return found
 
@@ -113,18 +125,19 @@ class Muon(torch.optim.Optimizer):
     norm: an anthology", 2024. Steps are scaled to the size of AdamW's and weights decay apart from
     the gradient, after J. Liu et al., "Muon is scalable for LLM training", 2025, so that one
     learning rate suits both. Kernels (out, in, h, w) count as matrices (out, in * h * w).
+
+    With `relative`, matrices keep their length instead: behind each stands a norm that undoes any
+    change of it, so that the length would only decide how far an update turns the matrix.
     """
 
-    def __init__(
-        self, weights: Iterable[Tensor], momentum: float, nesterov: bool, weight_decay: float
-    ) -> None:
+    def __init__(self, weights: Iterable[Tensor], settings: Optimizer) -> None:
         """Take weights of two or more dimensions; the learning rate is 0 until it is set."""
-        defaults = {"lr": 0.0, "momentum": momentum, "nesterov": nesterov,
-                    "weight_decay": weight_decay}  # fmt: skip
-        super().__init__(weights, defaults)
+        super().__init__(weights, {"lr": 0.0, "weight_decay": settings.weight_decay})
+        self.settings = settings
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        settings = self.settings
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
@@ -132,38 +145,54 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[weight]
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(weight)
-                momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(weight.grad)
-                ahead = momentum
-                if group["nesterov"]:
-                    ahead = weight.grad.add(momentum, alpha=group["momentum"])
-                matrix = orthogonal(ahead.flatten(1))
-                # an orthogonal (n, m) has entries of size max(n, m)^-1/2; AdamW's steps have 0.2
-                size = 0.2 * max(matrix.shape) ** 0.5
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                ahead = state["momentum_buffer"].mul_(settings.momentum).add_(weight.grad)
+                if settings.nesterov:
+                    ahead = weight.grad.add(ahead, alpha=settings.momentum)
+                matrix = orthogonal(ahead.flatten(1), settings.n_iterations)
+                n_rows, n_columns = matrix.shape
+                if settings.relative:
+                    # an orthogonal (n, m) has the length min(n, m)^1/2
+                    weight.mul_(n_rows**0.5 / weight.norm().clamp(min=1e-7))
+                    size = (n_rows / min(n_rows, n_columns)) ** 0.5
+                else:
+                    # and entries of size max(n, m)^-1/2; AdamW's steps have 0.2
+                    size = 0.2 * max(n_rows, n_columns) ** 0.5
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(matrix.reshape(weight.shape), alpha=-group["lr"] * size)
 
 
-def orthogonal(matrix: Tensor, n_steps: int = 5) -> Tensor:
+def orthogonal(matrix: Tensor, n_iterations: int = 5, precision: Precision = "fastest") -> Tensor:
     """About U V' of the singular value decomposition U S V': all directions, equally long.
 
-    Source: Jordan et al. 2024, a Newton-Schulz iteration whose fifth-degree polynomial brings
-    singular values of 0.002 to 1 between 0.68 and 1.21 in five steps. On CUDA in bfloat16, whose
-    errors are smaller than that.
+    Source: Jordan et al. 2024, a Newton-Schulz iteration X <- (a + b X X' + c (X X')^2) X that
+    brings singular values of 0.002 to 1 between 0.68 and 1.21 in five steps. Here the polynomials
+    are multiplied on the small side, (n, n), and X comes in once, at the end: half the cost. In
+    bfloat16, whose errors are smaller than that range, where the hardware multiplies it.
 
     Args:
         matrix: (n, m); zeros stay zeros.
-        n_steps: of the iteration.
+        n_iterations: of the iteration.
+        precision: of the products; those of float64 stay in it.
 
     Returns:
         (n, m), in the matrix' dtype.
     """
-    rows: Tensor = matrix.bfloat16() if matrix.is_cuda else matrix
+    if precision == "fastest":
+        precision = fastest_precision(str(matrix.device))
+    rows: Tensor = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
     wide = rows.shape[0] <= rows.shape[1]
     rows = rows if wide else rows.T
     rows = rows / rows.norm().clamp(min=1e-7)  # spectral norm <= Frobenius norm = 1
-    for _ in range(n_steps):
-        square = rows @ rows.T  # (n, n), n <= m
-        rows = 3.4445 * rows + (-4.7750 * square + 2.0315 * square @ square) @ rows
+    if precision != "float32" and rows.dtype == torch.float32:
+        rows = rows.to(getattr(torch, precision))
+    square = rows @ rows.T  # (n, n), n <= m
+    identity = torch.eye(len(square), dtype=square.dtype, device=square.device)
+    product = identity
+    for _ in range(n_iterations):
+        polynomial = 3.4445 * identity - 4.7750 * square + 2.0315 * square @ square
+        product = polynomial @ product
+        square = polynomial @ square @ polynomial  # all of them commute
+    rows = product @ rows
     return (rows if wide else rows.T).to(matrix.dtype)
 
 

@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from labelsieve.batch_norm import synchronized
 from labelsieve.errors import ConfigError
 
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["fastest", "float32", "bfloat16", "float16"]  # see fastest_precision
 
 
 class Runtime:
@@ -42,10 +42,13 @@ class Runtime:
     def __init__(
         self, device: torch.device, precision: Precision, rank: int = 0, n_processes: int = 1
     ) -> None:
-        self.device, self.precision = device, precision
+        self.device = device
+        self.precision: Precision = precision
+        if precision == "fastest":
+            self.precision = fastest_precision(str(device))
         self.rank, self.n_processes = rank, n_processes
         # float16 loses small gradients below 6e-8: the loss is scaled up, the gradients down again
-        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "float16")
 
     @classmethod
     def start(cls, device: str = "cpu", precision: Precision = "float32") -> Runtime:
@@ -56,7 +59,7 @@ class Runtime:
         Args:
             device: "cpu", "cuda", "cuda:1", "mps". Of several processes on "cuda", each takes the
                 GPU of its number.
-            precision: see `fastest_precision`.
+            precision: "fastest" becomes what `fastest_precision` says of the device.
 
         Raises:
             ConfigError: no such precision, or no such device on this machine.

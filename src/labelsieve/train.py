@@ -126,7 +126,7 @@ class Training:
     optimizer: Optimizer = field(default_factory=Optimizer)
     accumulate: int = 1  # batches an update
     largest_gradient: float = 0.0  # norm of all gradients together, above it shrunk; 0: no limit
-    precision: Precision = "float32"
+    precision: Precision = "float32"  # fastest: bfloat16 where the hardware multiplies it
     checkpoint_minutes: float = 10.0  # between checkpoints within an epoch
 
     def __post_init__(self) -> None:
@@ -201,7 +201,9 @@ def train(  # noqa: PLR0913  # everything a phase has, in one place
     place, losses = _Place(batches), _Losses(settings, runtime)
     kept: dict[str, Kept] = {f"state.{name}": thing for name, thing in state.items()}
     kept |= {f"optimizer {i}": optimizer for i, optimizer in enumerate(optimizers)}
-    checkpoint = Checkpoint(folder, {**kept, "place": place}, _decisive(settings, batches), runtime)
+    checkpoint = Checkpoint(
+        folder, {**kept, "place": place}, _decisive(settings, batches, runtime), runtime
+    )
     checkpoint.load()
     if log is not None and runtime.is_main:
         log.restart(place.epoch)
@@ -246,7 +248,7 @@ def _checked(settings: Training, runtime: Runtime, n: int) -> int:
             f"there is no batch to train on: fewer images than batch_size={settings.batch_size}. "
             "Take a smaller batch_size."
         )
-    if runtime.precision != settings.precision:
+    if settings.precision not in ("fastest", runtime.precision):
         raise ConfigError(
             f"precision is {settings.precision} in the settings and {runtime.precision} in the "
             "runtime; start the runtime with that of the settings."
@@ -254,11 +256,11 @@ def _checked(settings: Training, runtime: Runtime, n: int) -> int:
     return n
 
 
-def _decisive(settings: Training, batches: Batches[Any]) -> dict[str, Any]:
+def _decisive(settings: Training, batches: Batches[Any], runtime: Runtime) -> dict[str, Any]:
     """What decides the result: a checkpoint of anything else is not gone on from."""
     facts = {**to_dict(settings), "n_batches": len(batches), "images_a_batch": batches.batch_size}
     del facts["checkpoint_minutes"]
-    return facts
+    return facts | {"precision": runtime.precision}
 
 
 def _turn(i: int, n: int, accumulate: int) -> tuple[int, int, bool]:

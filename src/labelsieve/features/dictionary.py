@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from labelsieve.config import from_dict, to_dict
@@ -31,6 +31,7 @@ from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.closed_form import Moments, invariant_directions, principal_directions
 from labelsieve.features.patches import PatchCoder, Patches, learn_patches
 from labelsieve.files import atomic
+from labelsieve.runtime import fastest_precision
 
 Progress = Callable[[int, int], None]  # done, in all
 
@@ -197,7 +198,9 @@ class DictionaryModel:
     def save(self, path: Path) -> None:
         """Write one .safetensors file; the settings travel in its metadata."""
         with atomic(path) as partial:
-            save_file(self.tensors(), partial, {"dictionary": json.dumps(to_dict(self.settings))})
+            partial.write_bytes(
+                save(self.tensors(), {"dictionary": json.dumps(to_dict(self.settings))})
+            )
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu") -> DictionaryModel:
@@ -266,13 +269,9 @@ def n_codes_to_fit(n_images: int, settings: Dictionary) -> int:
 
 
 def code_dtype(device: str) -> torch.dtype:
-    """What codes are computed in: bfloat16 where the hardware multiplies it, else float32."""
-    if torch.device(device).type == "cuda":
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        # absent from some builds of torch; without it float32 is right, only slower
-        able = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
-    return torch.bfloat16 if able else torch.float32
+    """What codes are computed in."""
+    dtype: torch.dtype = getattr(torch, fastest_precision(device))
+    return dtype
 
 
 def unit_rows(rows: Tensor) -> Tensor:

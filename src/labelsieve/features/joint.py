@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -29,6 +29,7 @@ from labelsieve.features import dictionary
 from labelsieve.features.closed_form import Moments, invariant_directions
 from labelsieve.features.dictionary import Dictionary, DictionaryModel, unit_rows
 from labelsieve.features.extract import transformed
+from labelsieve.features.resnets import mean_over_places
 from labelsieve.features.weights import digest
 from labelsieve.files import atomic
 from labelsieve.records import Features, ImageSet
@@ -117,7 +118,7 @@ class JointModel:
         tensors = {f"joint.{name}": each.contiguous().cpu() for name, each in own.items()}
         tensors |= {f"dictionary.{name}": each for name, each in self.dictionary.tensors().items()}
         with atomic(path) as partial:
-            save_file(tensors, partial, {"joint": json.dumps(to_dict(self.settings))})
+            partial.write_bytes(save(tensors, {"joint": json.dumps(to_dict(self.settings))}))
 
     @classmethod
     def load(cls, path: Path, network: nn.Module, device: str = "cpu") -> JointModel:
@@ -172,7 +173,7 @@ def encode(images: Tensor, model: DictionaryModel, network: nn.Module, n_cells: 
     rows = [model.mapped(images)]
     for maps in found:
         maps = maps.float()
-        rows += [maps.mean((2, 3)), adaptive_avg_pool2d(maps, n_cells).flatten(1)]
+        rows += [mean_over_places(maps), adaptive_avg_pool2d(maps, n_cells).flatten(1)]
     return torch.cat(rows, dim=1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -76,6 +76,9 @@ class Pretrain:
     normalization: Literal["network", "cifar10", "cifar100", "imagenet"] = "network"
     views: Contrastive = field(default_factory=Contrastive)
     training: Training = field(default_factory=Training)
+    # Updates of the weights after which the epoch at work is the last, where training.epochs would
+    # take longer: large sets get fewer epochs. 0: training.epochs, whatever the number of images.
+    most_updates: int = 0
     queue: Queue = field(default_factory=Queue)  # of objective moco
     # What becomes of the features: the head's rows, as SCAN and SNCF have it on small images, the
     # network's, or both the network's and a dictionary's through a closed-form map (joint.py).
@@ -86,11 +89,9 @@ class Pretrain:
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ConfigError(f"temperature is {self.temperature}; it must be above 0.")
-        if self.image_size < 1 or self.monitor_every < 0:
-            raise ConfigError(
-                f"image_size is {self.image_size} and monitor_every {self.monitor_every}; expected "
-                "at least 1 pixel, and 0 or more epochs."
-            )
+        for name, least in (("image_size", 1), ("monitor_every", 0), ("most_updates", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected {least} or more.")
 
 
 def pretrain(  # noqa: PLR0913 -- everything a training has, in one place
@@ -142,6 +143,8 @@ def pretrain(  # noqa: PLR0913 -- everything a training has, in one place
         device=runtime.device, rank=runtime.rank, n_processes=runtime.n_processes,
     )  # fmt: skip
 
+    training = _shortened(settings, len(batches))
+
     def after_epoch(epoch: int, values: dict[str, float]) -> None:
         every = settings.monitor_every
         if monitor is not None and every and (epoch + 1) % every == 0:
@@ -151,7 +154,7 @@ def pretrain(  # noqa: PLR0913 -- everything a training has, in one place
 
     encoder.train()
     train(
-        step, batches, make_optimizers(settings.training.optimizer, [encoder]), settings.training,
+        step, batches, make_optimizers(training.optimizer, [encoder]), training,
         runtime=runtime, state=state, folder=folder, log=log, after_epoch=after_epoch,
         progress=progress,
     )  # fmt: skip
@@ -175,6 +178,15 @@ def normalization_of(settings: Pretrain, backbone: nn.Module) -> Normalization:
     if settings.normalization == "network":
         return backbone.normalization  # type: ignore[return-value]
     return _NORMALIZATIONS[settings.normalization]
+
+
+def _shortened(settings: Pretrain, n_batches: int) -> Training:
+    """The training with no more epochs than `most_updates` take."""
+    training = settings.training
+    if not settings.most_updates:
+        return training
+    updates = -(-n_batches // training.accumulate)  # an epoch
+    return replace(training, epochs=min(training.epochs, -(-settings.most_updates // updates)))
 
 
 def _encoder(prepared: nn.Module) -> Encoder:
