@@ -19,16 +19,24 @@ from torch import nn
 
 from labelsieve.cli import main
 from labelsieve.config import from_dict, overrides, to_dict
-from labelsieve.data.augment import Contrastive
+from labelsieve.data.augment import AS_STORED, Contrastive
 from labelsieve.data.batches import resident
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.contrast import Encoder
 from labelsieve.features.dictionary import Dictionary, Patches, Views
 from labelsieve.features.joint import Joint, JointModel, encode
 from labelsieve.features.joint import fit as fit_joint
-from labelsieve.features.pretrain import Pretrain, Queue, build, normalization_of, pretrain
+from labelsieve.features.pretrain import (
+    Pretrain,
+    Queue,
+    build,
+    growing_views,
+    normalization_of,
+    pretrain,
+)
 from labelsieve.features.recipes import PRETRAINING
 from labelsieve.features.saved import load_network
+from labelsieve.logs import EpochLog
 from labelsieve.optimizers import Optimizer
 from labelsieve.records import Features
 from labelsieve.runtime import Runtime
@@ -126,6 +134,23 @@ def test_pretraining_goes_on_after_an_interruption_as_if_there_had_been_none(obj
     assert calls == [False, False]  # evaluated in evaluation mode
     resumed = pretrain(source, rows, watched, folder=tmp_path)
     assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_views_are_small_in_the_first_two_thirds_of_the_epochs_only():
+    images, rows = torch.from_numpy(some_pixels(3)), torch.arange(3)
+    view = growing_views(replace(TINY, early_size=8), AS_STORED, 0, epochs=7)
+    sizes = [view(images, rows, epoch, 0).shape[-1] for epoch in range(7)]
+    assert sizes == [8, 8, 8, 8, 8, 12, 12]  # epochs 0 to 4 begin before 14/3
+    always = growing_views(TINY, AS_STORED, 0, epochs=7)
+    assert torch.equal(view(images, rows, 6, 1), always(images, rows, 6, 1))
+
+
+@pytest.mark.parametrize(("most", "epochs"), [(0, 3), (7, 3), (6, 2), (4, 2), (3, 1), (1, 1)])
+def test_large_sets_get_fewer_epochs_where_updates_are_limited(most, epochs, tmp_path):
+    log = EpochLog(tmp_path / "log.jsonl", "pretrain")
+    pixels = some_pixels()  # three batches
+    pretrain(resident(pixels), np.arange(48), replace(TINY, most_updates=most), log=log)
+    assert len(log.path.read_text().splitlines()) == epochs
 
 
 def test_a_batch_that_is_no_multiple_of_mocos_groups_is_refused():

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from labelsieve.checkpoints import Kept
 from labelsieve.data.augment import CIFAR10, CIFAR100, IMAGENET, Contrastive, Normalization
@@ -21,6 +21,7 @@ from labelsieve.features.bank import MemoryBank
 from labelsieve.features.contrast import (
     Encoder,
     Step,
+    View,
     imix_step,
     moco_step,
     random_views,
@@ -75,6 +76,7 @@ class Pretrain:
     # What is taken off colors and what they are divided by; "network": as the network expects.
     normalization: Literal["network", "cifar10", "cifar100", "imagenet"] = "network"
     views: Contrastive = field(default_factory=Contrastive)
+    early_size: int = 0  # side of views in the first two thirds of the epochs; 0: views.size
     training: Training = field(default_factory=Training)
     # Updates of the weights after which the epoch at work is the last, where training.epochs would
     # take longer: large sets get fewer epochs. 0: training.epochs, whatever the number of images.
@@ -89,7 +91,8 @@ class Pretrain:
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ConfigError(f"temperature is {self.temperature}; it must be above 0.")
-        for name, least in (("image_size", 1), ("monitor_every", 0), ("most_updates", 0)):
+        for name, least in (("image_size", 1), ("monitor_every", 0), ("most_updates", 0),
+                            ("early_size", 0)):  # fmt: skip
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected {least} or more.")
 
@@ -134,9 +137,7 @@ def pretrain(  # noqa: PLR0913 -- everything a training has, in one place
     made = build(settings, pixels, seed)
     if settings.objective == "moco":
         made = _grouped(made, settings)
-    normalization = normalization_of(settings, made.network)
     encoder = runtime.prepare(made, compiled=True)
-    step, state = _objective(encoder, settings, normalization, runtime, seed)
     batches = Batches(
         source,
         shuffled(rows, settings.training.batch_size, seed, n_processes=runtime.n_processes),
@@ -144,6 +145,8 @@ def pretrain(  # noqa: PLR0913 -- everything a training has, in one place
     )  # fmt: skip
 
     training = _shortened(settings, len(batches))
+    view = growing_views(settings, normalization_of(settings, made.network), seed, training.epochs)
+    step, state = _objective(encoder, view, settings, runtime, seed)
 
     def after_epoch(epoch: int, values: dict[str, float]) -> None:
         every = settings.monitor_every
@@ -208,15 +211,23 @@ def _grouped(encoder: Encoder, settings: Pretrain) -> Encoder:
     )
 
 
+def growing_views(settings: Pretrain, normalization: Normalization, seed: int, epochs: int) -> View:
+    """Small views while there is much to learn from them, and cheap; larger ones at the end."""
+    late = random_views(settings.views, normalization, seed)
+    if not settings.early_size:
+        return late
+    early = random_views(replace(settings.views, size=settings.early_size), normalization, seed)
+
+    def view(images: Tensor, rows: Tensor, epoch: int, place: int) -> Tensor:
+        return (early if 3 * epoch < 2 * epochs else late)(images, rows, epoch, place)
+
+    return view
+
+
 def _objective(
-    encoder: nn.Module,
-    settings: Pretrain,
-    normalization: Normalization,
-    runtime: Runtime,
-    seed: int,
+    encoder: nn.Module, view: View, settings: Pretrain, runtime: Runtime, seed: int
 ) -> tuple[Step, dict[str, Kept]]:
     """The step, and all that it changes."""
-    view = random_views(settings.views, normalization, seed)
     state: dict[str, Kept] = {"encoder": encoder}
     if settings.objective == "nt-xent":
         return simclr_step(encoder, view, settings.temperature, runtime), state

@@ -90,6 +90,7 @@ def cpu() -> Pretrain:
         network="dictionary-net",
         head="small",
         views=Contrastive(size=24),
+        early_size=20,
         training=Training(
             epochs=400,
             batch_size=256,
@@ -102,7 +103,7 @@ def cpu() -> Pretrain:
             ),
             precision="fastest",
         ),
-        most_updates=4000,
+        most_updates=6500,
         rows="joint",
         monitor_every=0,
     )  # fmt: skip
