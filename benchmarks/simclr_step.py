@@ -2,13 +2,13 @@
 
     python benchmarks/simclr_step.py [--threads N] [--batch 128] [--rounds 3] [--data FOLDER]
 
-Both sides train the same ResNet-18 from the same weights with batches of the same size, and take
-turns, step by step. Ours is `pretrain` with the recipe cifar-simclr: batched views, bfloat16 where
-the processor multiplies it, channels_last, the training loop with all it keeps. The usual side has
-torchvision's transforms on Pillow images, one after the other, a DataLoader, float32, and channels
-first. It is written here, and needs torchvision (pip install torchvision, or the build of your
-torch); without it only ours is measured. Its DataLoader has no worker processes: they spread CPU
-seconds over cores and save none.
+Both sides train the same ResNet-18 from the same weights with batches of the same size, each in a
+process of its own, and take turns, step by step. Ours is `pretrain` with the recipe cifar-simclr:
+batched views, bfloat16 where the processor multiplies it, channels_last, the training loop with all
+it keeps. The usual side has torchvision's transforms on Pillow images, one after the other, a
+DataLoader, float32, and channels first. It is written here, and needs torchvision (pip install
+torchvision, or the build of your torch); without it only ours is measured. Its DataLoader has no
+worker processes: they spread CPU seconds over cores and save none.
 
 Then, for networks that fit a CPU: which share of a step is in the network's own forward and
 backward pass. CPU seconds of the process, medians over the rounds; the first step of each side does
@@ -20,21 +20,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
+from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
-from augment import declare_operators
 from PIL import Image
-from step_times import PARTS, Laps, TimedRuntime, run_steps
 
+from augment import declare_operators
 from labelsieve.data.augment import CIFAR10, Contrastive
 from labelsieve.features.pretrain import build
 from labelsieve.features.recipes import cifar_simclr, cpu
 from labelsieve.runtime import fastest_precision
+from step_times import PARTS, Laps, TimedRuntime, run_steps
 
 VIEW = 24  # pixels, of the small networks
 
@@ -68,15 +71,17 @@ def main() -> None:
 
 
 def small(chosen):
-    """Settings of the networks for CPUs: ResNet-18 with 24 channels, and what recipe cpu trains."""
+    """Networks for CPUs: ResNet-18 with 24 channels, and what recipe cpu trains."""
     recipe = cpu()
     narrow = replace(
         cifar_simclr(), network="narrow-resnet18", views=Contrastive(size=VIEW),
         training=replace(cifar_simclr().training, batch_size=chosen.small_batch),
     )  # fmt: skip
     yield "narrow-resnet18", narrow
-    training = replace(recipe.training, batch_size=chosen.small_batch)
-    yield recipe.network, replace(recipe, training=training, most_updates=0)
+    recipe = replace(
+        recipe, training=replace(recipe.training, batch_size=chosen.small_batch), most_updates=0,
+    )  # fmt: skip
+    yield recipe.network, recipe
 
 
 def compare(chosen) -> dict[str, object]:
@@ -85,26 +90,25 @@ def compare(chosen) -> dict[str, object]:
     pixels = pictures(n_images, chosen.seed, chosen.data)
     recipe = cifar_simclr()
     settings = replace(recipe, training=replace(recipe.training, batch_size=chosen.batch))
-    usual, theirs = usual_side(settings, pixels, chosen.seed), []
-
-    def after_step(done: int, _) -> None:
-        if usual is None:
-            return
-        begun = time.process_time()
-        usual()
-        theirs.append(time.process_time() - begun)
-
     runtime = TimedRuntime("cpu", fastest_precision("cpu"), Laps(torch.device("cpu")))
-    steps = run_steps(settings, pixels, runtime, chosen.seed, after_step)
+    theirs = []
+    with usual_process(settings, pixels, chosen) as usual:
+
+        def after_step(*_) -> None:
+            if usual is not None:
+                usual.send("step")
+                theirs.append(usual.recv())
+
+        steps = run_steps(settings, pixels, runtime, chosen.seed, after_step)
     seconds = [sum(step.values()) for step in steps]
-    figures = {"batch": chosen.batch, "ours": chosen.batch / statistics.median(seconds)}
+    figures = {"batch": chosen.batch, "view": 32, "ours": chosen.batch / statistics.median(seconds)}
     figures["network_share"] = network_share(steps)
     figures["parts"] = parts(steps)
-    if usual is not None:
+    if theirs:
         theirs = theirs[1:]  # their first step does not count either
         figures["usual"] = chosen.batch / statistics.median(theirs)
         figures["ratio"] = figures["ours"] / figures["usual"]
-        figures["ratios"] = [b / a for a, b in zip(seconds, theirs, strict=False)]
+        figures["ratios"] = [b / a for a, b in zip(seconds, theirs, strict=True)]
     return figures
 
 
@@ -146,25 +150,55 @@ def pictures(n: int, seed: int, folder: Path | None) -> np.ndarray:
     return decode_images(images.take(np.arange(n) % len(images)), 32, threads=1).values
 
 
-def usual_side(settings, pixels: np.ndarray, seed: int):
-    """A step of a plain SimCLR as a function; None without torchvision."""
-    library = declare_operators()
+@contextmanager
+def usual_process(settings, pixels: np.ndarray, chosen):
+    """A process that takes a usual step when told to, and tells its CPU seconds.
+
+    Its own: what one side asks of the allocator would serve the other as well.
+    """
+    if find_spec("torchvision") is None:
+        yield None
+        return
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=serve, args=(there, settings, pixels, chosen.seed, chosen.threads)
+    )
+    process.start()
+    there.close()  # so that a process that died is an EOFError here, and not a wait without end
     try:
-        import torchvision
-        from torchvision import transforms as tv
-    except ImportError:
-        return None
+        yield here
+        here.send("end")
+    finally:
+        here.close()
+        process.join()
+
+
+def serve(connection, settings, pixels: np.ndarray, seed: int, threads: int) -> None:
+    torch.set_num_threads(threads)
+    step = usual_side(settings, pixels, seed)
+    while connection.recv() == "step":
+        begun = time.process_time()
+        step()
+        connection.send(time.process_time() - begun)
+
+
+def usual_side(settings, pixels: np.ndarray, seed: int):
+    """A step of a plain SimCLR, as a function."""
+    library = declare_operators()
+    import torchvision
+    from torchvision import transforms as tv
+
     torch.manual_seed(seed)  # transforms and the order of images come from the global generator
-    network, head = torchvision.models.resnet18(), build(settings, None, seed)
+    network, ours = torchvision.models.resnet18(), build(settings, None, seed)
     network.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
     network.maxpool = network.fc = torch.nn.Identity()
-    network.load_state_dict(head.network.state_dict())
-    plain = torch.nn.Sequential(
+    network.load_state_dict(ours.network.state_dict())
+    head = torch.nn.Sequential(
         torch.nn.Linear(512, 512), torch.nn.ReLU(), torch.nn.Linear(512, 128)
     )
-    plain.load_state_dict(head.head.state_dict())
-    model = torch.nn.Sequential(network, plain)
-    check_same(model, head)
+    head.load_state_dict(ours.head.state_dict())
+    model = torch.nn.Sequential(network, head)
+    check_same(model, ours)
     transform = tv.Compose([
         tv.RandomResizedCrop(32, (0.2, 1.0)), tv.RandomHorizontalFlip(),
         tv.RandomApply([tv.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8), tv.RandomGrayscale(0.2),
@@ -232,14 +266,14 @@ def show(figures) -> None:
             "The usual side is not measured: torchvision is not installed. "
             "pip install torchvision, in the build that fits your torch.\n"
         )
-    print(f"| network | batch | images/CPU s | network | {' | '.join(PARTS)} |")
-    print("|---" * (4 + len(PARTS)) + "|")
+    print(f"| network | batch | view | images/CPU s | network | {' | '.join(PARTS)} |")
+    print("|---" * (5 + len(PARTS)) + "|")
     for name, each in {"cifar-resnet18": found, **figures["shares"]}.items():
         total = sum(each["parts"].values())
         of_parts = " | ".join(f"{each['parts'][part] / total:.1%}" for part in PARTS)
         print(
-            f"| {name} | {each['batch']} | {each['ours']:.1f} | {each['network_share']:.1%} "
-            f"| {of_parts} |"
+            f"| {name} | {each['batch']} | {each['view']} | {each['ours']:.1f} "
+            f"| {each['network_share']:.1%} | {of_parts} |"
         )
 
 

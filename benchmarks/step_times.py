@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from unittest.mock import patch
 
 import numpy as np
@@ -49,10 +50,10 @@ class Laps:
             torch.cuda.synchronize()
         found = []
         for marks in self._steps:
-            if marks[-1][0] != "loop":
-                continue
+            if "optimizer" not in (part for part, _ in marks):
+                continue  # what follows the last step of an epoch
             seconds = dict.fromkeys(PARTS, 0.0)
-            for (_, begun), (part, ended) in zip(marks, marks[1:], strict=False):
+            for (_, begun), (part, ended) in pairwise(marks):
                 seconds[part] += self._between(begun, ended)
             found.append(seconds)
         return found

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from labelsieve import pipeline, represent
+from labelsieve import pipeline, representation
 from labelsieve.cli import main
 from labelsieve.records import Findings, Verdict
 
@@ -124,7 +124,7 @@ def same_bytes(a: Path, b: Path) -> None:
 @pytest.mark.parametrize(
     "stage",
     [
-        (represent, "dictionary_features"),
+        (representation, "dictionary_features"),
         (pipeline, "nearest_neighbors"),
         (pipeline, "detect"),
         (pipeline, "write_page"),

@@ -114,6 +114,14 @@ def test_codes_do_not_change_with_brightness_and_hardly_with_contrast():
     assert (coder.encode(images * 0.9 + 10) - coder.encode(images)).abs().mean() < 0.02
 
 
+def test_images_of_one_color_all_get_the_same_row():
+    pixels = np.empty((20, 3, SMALL.image_size, SMALL.image_size), np.uint8)
+    pixels[:] = np.array([10, 200, 30])[:, None, None]
+    values = fit(pixels, SMALL).transform(pixels)
+    assert np.isfinite(values).all()
+    assert np.array_equal(values, np.broadcast_to(values[0], values.shape))
+
+
 def test_whitened_patches_of_the_dictionary_have_nearly_equal_variance_in_all_directions():
     images = torch.from_numpy(scenes(200)).float()
     settings = dataclasses.replace(SMALL.patches, n_atoms=400, whitening_floor=1e-4)

@@ -22,7 +22,7 @@ from labelsieve.errors import ConfigError, DataError, MissingExtraError, Numeric
 from labelsieve.features import extract as extract_module
 from labelsieve.features.backbones import IMAGENET_MEAN, Backbone, load_timm, wrap
 from labelsieve.features.dictionary import Dictionary, DictionaryModel
-from labelsieve.features.extract import dictionary_features, extract, load_features
+from labelsieve.features.extract import dictionary_features, extract, load_features, transformed
 from labelsieve.features.patches import Patches
 from labelsieve.records import Features, ImageSet
 
@@ -172,6 +172,31 @@ def test_progress_of_the_dictionary_rises_to_its_total(tmp_path):
     )
     assert told[-1][0] == told[-1][1]
     assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+class Told:
+    """What was fitted, and gives rows by where it comes from."""
+
+    n_dimensions = 1
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def transform(self, pixels, rows=None, *, progress=None):
+        return np.full((len(rows), 1), self.value, np.float32)
+
+    def save(self, path: Path) -> None:
+        path.write_text("saved")
+
+
+def test_what_was_fitted_just_now_is_used_as_an_interrupted_run_would_find_it(tmp_path):
+    images = make_set(tmp_path / "set", n=3)
+    pixels = decode_images(images, 12)
+    made = transformed(
+        images, pixels, "by a test", lambda tell: Told(-1.0), lambda path: Told(1.0), n_fitted=0,
+        path=tmp_path / "rows.npy",
+    )  # fmt: skip
+    assert made.values.tolist() == [[1.0]] * 3
 
 
 # by a network

@@ -481,6 +481,18 @@ def test_of_many_images_a_part_is_read():
     assert net.stem.filters.isfinite().all()
 
 
+def test_a_dictionary_is_learned_from_the_rows_named_and_no_others():
+    few = Patches(n_atoms=4, n_images=20, n_patches=400, n_rounds=1)
+    pixels, rows = pictures(12), np.array([0, 2, 3, 7, 11])
+    nets = [DictionaryNet(DictionaryShape(patches=few)) for _ in range(2)]
+    nets[0].learn_stem(pixels[rows])
+    pixels[np.setdiff1d(np.arange(12), rows)] = 0  # as decoding leaves broken images
+    nets[1].learn_stem(pixels, rows=rows)
+    assert torch.equal(nets[0].stem.filters, nets[1].stem.filters)
+    with pytest.raises(DataError, match="at least one image"):
+        nets[1].learn_stem(pixels, rows=rows[:0])
+
+
 def test_with_fewer_patches_than_atoms_the_rest_never_answers():
     net = DictionaryNet(DictionaryShape(patches=Patches(n_atoms=30, n_patches=20, n_rounds=1)))
     net.learn_stem(pictures(1, size=12))  # 16 patches

@@ -89,7 +89,7 @@ def test_directions_stay_and_become_about_equally_long(shape):
     assert float(found.diag().max()) < 1.21
 
 
-@pytest.mark.parametrize("shape", [(8, 3, 3, 3), (3, 12), (12, 3)])
+@pytest.mark.parametrize("shape", [(8, 3, 3, 3), (3, 12), (12, 3), (16, 2, 2, 2)])
 def test_relative_steps_are_the_rates_share_of_a_length_that_stays(shape):
     made = torch.Generator().manual_seed(5)
     weight = nn.Parameter(torch.randn(shape, generator=made, dtype=torch.float64))

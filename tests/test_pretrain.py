@@ -17,9 +17,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
+from labelsieve import representation
 from labelsieve.cli import main
 from labelsieve.config import from_dict, overrides, to_dict
-from labelsieve.data.augment import AS_STORED, Contrastive
+from labelsieve.data.augment import Contrastive
 from labelsieve.data.batches import resident
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.contrast import Encoder
@@ -30,7 +31,6 @@ from labelsieve.features.pretrain import (
     Pretrain,
     Queue,
     build,
-    growing_views,
     normalization_of,
     pretrain,
 )
@@ -136,15 +136,6 @@ def test_pretraining_goes_on_after_an_interruption_as_if_there_had_been_none(obj
     assert torch.equal(weights(whole), weights(resumed))
 
 
-def test_views_are_small_in_the_first_two_thirds_of_the_epochs_only():
-    images, rows = torch.from_numpy(some_pixels(3)), torch.arange(3)
-    view = growing_views(replace(TINY, early_size=8), AS_STORED, 0, epochs=7)
-    sizes = [view(images, rows, epoch, 0).shape[-1] for epoch in range(7)]
-    assert sizes == [8, 8, 8, 8, 8, 12, 12]  # epochs 0 to 4 begin before 14/3
-    always = growing_views(TINY, AS_STORED, 0, epochs=7)
-    assert torch.equal(view(images, rows, 6, 1), always(images, rows, 6, 1))
-
-
 @pytest.mark.parametrize(("most", "epochs"), [(0, 3), (7, 3), (6, 2), (4, 2), (3, 1), (1, 1)])
 def test_large_sets_get_fewer_epochs_where_updates_are_limited(most, epochs, tmp_path):
     log = EpochLog(tmp_path / "log.jsonl", "pretrain")
@@ -155,7 +146,7 @@ def test_large_sets_get_fewer_epochs_where_updates_are_limited(most, epochs, tmp
 
 def test_a_batch_that_is_no_multiple_of_mocos_groups_is_refused():
     settings = replace(TINY, objective="moco", queue=Queue(size=64, group_size=10))
-    with pytest.raises(ConfigError, match="batch_size is 16 and queue.group_size 10"):
+    with pytest.raises(ConfigError, match="batches of 16 images on 1 process cannot be nor"):
         trained(settings)
 
 
@@ -253,7 +244,8 @@ def test_a_joint_model_that_was_saved_gives_the_same_rows(joint, tmp_path):
     model.save(tmp_path / "joint.safetensors")
     again = JointModel.load(tmp_path / "joint.safetensors", model.network)
     assert again.settings == model.settings
-    np.testing.assert_array_equal(again.transform(pixels), model.transform(pixels))
+    for few in (pixels, pixels[:1], pixels[:3]):
+        np.testing.assert_array_equal(again.transform(few), model.transform(few))
 
 
 def test_another_file_is_no_joint_model(joint, tmp_path):
@@ -287,6 +279,7 @@ def invoke(*words: object) -> str:
 def test_features_are_pretrained_and_the_network_is_kept(digits, tmp_path):
     out = tmp_path / "f.npy"
     said = invoke("features", digits, "--out", out, "--pretrain", "cpu", *QUICK)
+    assert "1 images cannot be read and have no row: 0/broken.png: " in " ".join(said.split())
     assert "128 rows" in said
     features = Features.load(out)
     assert features.made_by.startswith("joint features")
@@ -299,6 +292,11 @@ def test_features_are_pretrained_and_the_network_is_kept(digits, tmp_path):
     run = json.loads((tmp_path / "f.run/run.json").read_text())
     assert run["settings"]["inputs"]["pretrain"] == "cpu"
     assert run["status"] == "done"
+    assert list(run["broken"]) == ["0/broken.png"]
+    invoke("rerun", tmp_path / "f.run", "--out", tmp_path / "again.npy")
+    assert (tmp_path / "again.npy").read_bytes() == out.read_bytes()
+    refused = CliRunner().invoke(main, ["report", str(tmp_path / "f.run")])
+    assert "f.run: a run that made features; an audit writes a report" in refused.stderr
 
 
 def test_features_that_are_there_are_not_replaced_unless_asked(digits, tmp_path):
@@ -325,6 +323,21 @@ def test_an_audit_can_begin_with_pretraining(digits, tmp_path):
     again = tmp_path / "again"
     invoke("rerun", out, "--out", again)
     assert (again / "features.npy").read_bytes() == (out / "features.npy").read_bytes()
+
+
+def test_settings_of_pretraining_without_a_recipe_say_what_is_missing(digits, tmp_path):
+    words = ["features", str(digits), "--out", str(tmp_path / "f.npy"),
+             "--set", "pretrain.temperature=0.2"]  # fmt: skip
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert "pretrain is not in use, so that there is no pretrain.temperature. Name a recipe" in said
+
+
+def test_one_image_is_not_told_apart_from_any(tmp_path):
+    pixels = some_pixels(1)
+    with pytest.raises(DataError, match="1 images in batches of 16; to tell"):
+        pretrain(resident(pixels), np.arange(1), TINY)
 
 
 def test_a_recipe_that_is_not_there_names_those_near(digits, tmp_path):
@@ -359,9 +372,11 @@ def test_two_processes_make_the_features_of_one(digits, tmp_path):
         words += ["--set", change]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    for name, before in (("one", ["-m"]), ("two", several)):
+    # a finished one is only read, and the process that came to help is sent home
+    for name, before, more in (("one", ["-m"], []), ("two", several, []),
+                               ("two", several, ["--resume"])):  # fmt: skip
         done = subprocess.run(
-            [sys.executable, *before, *words, "--out", str(tmp_path / f"{name}.npy")],
+            [sys.executable, *before, *words, "--out", str(tmp_path / f"{name}.npy"), *more],
             capture_output=True, text=True, env=environment, timeout=300, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -379,6 +394,67 @@ def test_two_processes_make_the_features_of_one(digits, tmp_path):
     assert losses[0] == pytest.approx(losses[1], abs=5e-3)
 
 
+def test_resuming_does_not_replace_a_file_of_no_run(digits, tmp_path):
+    out = tmp_path / "f.npy"
+    out.write_bytes(b"of the user's own")
+    words = ["features", str(digits), "--out", str(out), "--resume"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1
+    assert "f.npy: exists already. Add --overwrite" in " ".join(result.stderr.split())
+    assert out.read_bytes() == b"of the user's own"
+
+
+def test_features_that_were_removed_are_made_again_by_their_finished_run(digits, tmp_path):
+    out = tmp_path / "f.npy"
+    words = ("features", digits, "--out", out, "--set", "dictionary.n_components=16",
+             "--set", "dictionary.patches.n_atoms=16")  # fmt: skip
+    invoke(*words)
+    before = out.read_bytes()
+    out.unlink()
+    invoke(*words, "--resume")
+    assert out.read_bytes() == before
+    assert not (tmp_path / "f.run/checkpoint").exists()
+
+
+def test_a_set_of_broken_images_alone_is_named_with_one_of_them(tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/0.png").write_bytes(b"no picture")
+    words = ["features", str(tmp_path / "bad"), "--out", str(tmp_path / "f.npy")]
+    result = CliRunner().invoke(main, [*words, "--pretrain", "cifar-simclr"])
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert "bad: none of 1 images can be decoded, such as '0.png': not an image" in said
+    assert not (tmp_path / "f.run").exists()
+
+
+def test_the_score_of_a_large_set_is_that_of_a_part_of_it(digits, tmp_path, monkeypatch):
+    scored = []
+    original = representation.neighbor_accuracy
+
+    def accuracy(neighbors, labels, **settings):
+        scored.append(len(labels))
+        return original(neighbors, labels, **settings)
+
+    monkeypatch.setattr(representation, "neighbor_accuracy", accuracy)
+    monkeypatch.setattr(representation, "MOST_SCORED", 20)
+    quick = [
+        "--set", "pretrain.network=narrow-resnet18", "--set", "pretrain.training.epochs=1",
+        "--set", "pretrain.training.batch_size=64", "--set", "pretrain.monitor_every=1",
+        "--set", "pretrain.training.precision=float32",
+    ]  # fmt: skip
+    invoke("features", digits, "--out", tmp_path / "f.npy", "--pretrain", "cifar-simclr", *quick)
+    assert len(scored) == 1
+    assert 19 <= scored[0] <= 20  # one image of the set is broken
+
+
+def test_an_audit_whose_dictionary_has_another_size_pretrains_on_the_networks(digits, tmp_path):
+    out = tmp_path / "run"
+    words = ["--pretrain", "cpu", *QUICK, "--set", "dictionary.image_size=20"]
+    invoke("audit", digits, "--out", out, *words)
+    about = json.loads((out / "run.json").read_text())
+    assert about["features"].startswith("joint features")
+
+
 def test_several_processes_without_anything_to_share_are_refused(monkeypatch, digits, tmp_path):
     monkeypatch.setattr("labelsieve.pipeline.n_launched", lambda: 2)
     result = CliRunner().invoke(main, ["audit", str(digits), "--out", str(tmp_path / "run")])
@@ -393,6 +469,8 @@ def test_settings_of_pretraining_are_checked_by_name():
         overrides(Pretrain(), ["temprature=0.2"])
     with pytest.raises(ConfigError, match="temperature is 0.0; it must be above 0"):
         overrides(Pretrain(), ["temperature=0"])
+    with pytest.raises(ConfigError, match="image_size is 48 and joint.dictionary.image_size 32"):
+        overrides(PRETRAINING["cpu"](), ["image_size=48"])
 
 
 def test_a_runtime_of_another_precision_is_refused():

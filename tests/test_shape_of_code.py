@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "config": {"errors"},
     "run": {"errors", "files"},
+    "memory": set(),
     "records": {"errors", "files"},
     "data": {"records", "errors", "files", "config"},
     "batch_norm": set(),
@@ -32,7 +33,7 @@ MAY_IMPORT = {
     "optimizers": {"runtime", "errors"},
     "logs": {"errors", "files"},
     "checkpoints": {"runtime", "run", "errors", "files"},
-    "train": {"checkpoints", "logs", "optimizers", "runtime", "config", "errors"},
+    "train": {"checkpoints", "logs", "memory", "optimizers", "runtime", "config", "errors"},
     "features": {"data", "records", "errors", "files", "config"} | TRAINING,
     "neighbors": {"records", "errors", "files", "config"},
     "methods": {"features", "neighbors", "data", "records", "errors", "files", "config"} | TRAINING,
@@ -117,6 +118,12 @@ def test_all_is_true():
     for name in labelsieve.__all__:
         assert getattr(labelsieve, name) is not None
     assert set(labelsieve.__all__) <= set(dir(labelsieve))
+
+
+def test_no_public_name_is_a_modules():
+    # importing the module would put it in the name's place
+    modules = {path.stem for path in ROOT.iterdir()}
+    assert not modules & set(labelsieve.__all__)
 
 
 def test_type_checkers_see_the_same_names():

@@ -6,7 +6,7 @@ import pickle
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -108,8 +108,8 @@ class Checkpoint:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise cannot_write(self.path.parent, error) from error
-            with atomic(self.path) as partial, partial.open("wb") as file:
-                torch.save({"settings": self._settings, "kept": states}, file)
+            with atomic(self.path) as partial, partial.open("wb", buffering=0) as file:
+                _save({"settings": self._settings, "kept": states}, file)
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - begun
 
@@ -139,6 +139,29 @@ class Checkpoint:
                 f"changed ({first} was {then.get(first)!r} and is {now.get(first)!r}). Give the "
                 "settings it was begun with, or start again in another folder."
             )
+
+
+def _save(value: object, file: IO[bytes]) -> None:
+    """torch.save, but a full disk is an OSError: torch reports a position it did not expect."""
+    errors: list[OSError] = []
+
+    class Watched:
+        def write(self, part: bytes) -> int:
+            try:
+                return file.write(part)
+            except OSError as error:
+                errors.append(error)
+                raise
+
+        def flush(self) -> None:
+            file.flush()
+
+    try:
+        torch.save(value, cast(IO[bytes], Watched()))
+    except RuntimeError:
+        if errors:
+            raise errors[0] from None
+        raise
 
 
 def _state(thing: Kept) -> Any:

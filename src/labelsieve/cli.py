@@ -6,6 +6,7 @@ import, so each command imports what it needs when it runs, and `--help` answers
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from labelsieve import __version__
-from labelsieve.errors import LabelsieveError, did_you_mean
+from labelsieve.errors import ConfigError, LabelsieveError, did_you_mean
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from labelsieve.inputs import Inputs, Progress
     from labelsieve.pipeline import Audit, Audited
+    from labelsieve.representation import Made
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -239,7 +241,7 @@ def features(images: str, out: Path, resume: bool, overwrite: bool, **chosen: An
         labelsieve features photos/ --pretrain cpu --out photos.npy
         labelsieve audit photos/ --features photos.npy --out run/
     """
-    from labelsieve.represent import run_features
+    from labelsieve.representation import run_features
 
     inputs, settings = _inputs(images, chosen)
     with _progress() as progress:
@@ -247,8 +249,7 @@ def features(images: str, out: Path, resume: bool, overwrite: bool, **chosen: An
             inputs, settings.dictionary, settings.pretrain, out,
             resume=resume, overwrite=overwrite, progress=progress,
         )  # fmt: skip
-    if made is not None:
-        _say(f"{out}: {len(made):,} rows of {made.values.shape[1]} numbers, {made.made_by}.")
+    _show_features(made, out)
 
 
 @main.command()
@@ -271,15 +272,26 @@ def report(run: Path) -> None:
 @run_options
 @json_option
 def rerun(run: Path, out: Path, resume: bool, overwrite: bool, as_json: bool) -> None:
-    """Repeat a run from its run.json alone.
+    """Repeat a run from its run.json alone; of features, --out is the .npy file to write.
 
     \b
     Example:
         labelsieve rerun run/ --out again/
     """
-    from labelsieve.jobs import inputs_of
+    from labelsieve.jobs import features_of, inputs_of
     from labelsieve.pipeline import run_audit
+    from labelsieve.representation import run_features
+    from labelsieve.run import read_run
 
+    if read_run(run)["job"] == "features":
+        source, dictionary, pretraining = features_of(run)
+        with _progress() as progress:
+            made = run_features(
+                source, dictionary, pretraining, out,
+                resume=resume, overwrite=overwrite, progress=progress,
+            )  # fmt: skip
+        _show_features(made, out)
+        return
     inputs, settings = inputs_of(run)
     with _progress() as progress:
         audited = run_audit(
@@ -298,17 +310,24 @@ def recipes(name: str | None) -> None:
         labelsieve recipes robust
     """
     from labelsieve.config import to_dict
+    from labelsieve.features.recipes import PRETRAINING
     from labelsieve.methods.sncf.recipes import RECIPES
-    from labelsieve.pipeline import recipe
 
+    both: dict[str, dict[str, Callable[[], Any]]] = {
+        "of an audit, --recipe NAME": {**RECIPES},
+        "of pretraining, --pretrain NAME": {**PRETRAINING},
+    }
     if name is None:
-        for known, make in RECIPES.items():
-            click.echo(f"{known}\n    {(make.__doc__ or '').strip().splitlines()[0]}")
+        for title, known in both.items():
+            click.echo(title)
+            for each, make in known.items():
+                click.echo(f"  {each}\n      {(make.__doc__ or '').strip().splitlines()[0]}")
         return
-    settings = recipe(name)
-    click.echo(
-        f"{(RECIPES[name].__doc__ or '').strip()}\n\n{json.dumps(to_dict(settings), indent=2)}"
-    )
+    every = {each: make for known in both.values() for each, make in known.items()}
+    if name not in every:
+        raise ConfigError(f"there is no recipe {name!r}. {did_you_mean(name, every)}")
+    about = inspect.cleandoc(every[name].__doc__ or "")
+    click.echo(f"{about}\n\n{json.dumps(to_dict(every[name]()), indent=2)}")
 
 
 def _inputs(source: str, chosen: dict[str, Any]) -> tuple[Inputs, Audit]:
@@ -366,6 +385,22 @@ def _show_audit(audited: Audited, out: Path, as_json: bool) -> None:
         shown.append(terminal_scores(scores))
     _show(Lines(*shown), facts, as_json)
     _say(f"Findings: {out / 'findings.csv'}\nReport:   {out / 'report.html'}")
+
+
+def _show_features(made: Made | None, out: Path) -> None:
+    """Of a process that only helped to train there is nothing to say."""
+    if made is None:
+        return
+    if made.broken:
+        some = "; ".join(f"{name}: {why}" for name, why in list(made.broken.items())[:3])
+        _say(
+            f"{len(made.broken):,} images cannot be read and have no row: {some}"
+            f"{'; ...' if len(made.broken) > 3 else ''}. All of them: "
+            f"{out.with_suffix('.run') / 'run.json'}"
+        )
+    n, dimensions = made.features.values.shape
+    _say(f"{out}: {n:,} rows of {dimensions} numbers.")
+    _say(f"Next: labelsieve audit IMAGES --features {out} --out RUN")
 
 
 def _show(text: RenderableType, facts: dict[str, Any], as_json: bool) -> None:

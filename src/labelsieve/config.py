@@ -93,21 +93,28 @@ def _field_type(settings: Any, name: str) -> Any:
     return types[name]
 
 
-def _replace(settings: T, changes: Mapping[str, Any]) -> T:
+def _replace(settings: T, changes: Mapping[str, Any], prefix: str = "") -> T:
     values: dict[str, Any] = {}
     for name, value in changes.items():
+        path = prefix + name
         kind, inner = _field_type(settings, name), getattr(settings, name)
         if value is None and inner is None:
             values[name] = None  # a group that was left out stays out
         elif isinstance(value, Mapping):
+            first = next(iter(value))
+            if inner is None:
+                raise ConfigError(
+                    f"{path} is not in use, so that there is no {path}.{first}. Name a recipe: "
+                    f"--{name} RECIPE."
+                )
             if not dataclasses.is_dataclass(inner):
-                raise ConfigError(f"{name} is one value and has no setting {next(iter(value))!r}.")
-            values[name] = _replace(inner, value)
+                raise ConfigError(f"{path} is one value and has no setting {first!r}.")
+            values[name] = _replace(inner, value, f"{path}.")
         elif dataclasses.is_dataclass(inner):
-            fields = ", ".join(f"{name}.{field.name}" for field in dataclasses.fields(inner))
-            raise ConfigError(f"{name} is a group of settings. Set one of them: {fields}.")
+            fields = ", ".join(f"{path}.{field.name}" for field in dataclasses.fields(inner))
+            raise ConfigError(f"{path} is a group of settings. Set one of them: {fields}.")
         else:
-            values[name] = _parse(_text(value), kind, name)
+            values[name] = _parse(_text(value), kind, path)
     return dataclasses.replace(settings, **values)  # type: ignore[type-var]
 
 

@@ -15,10 +15,12 @@ from labelsieve.data.decode import stream
 from labelsieve.data.places import reading_order
 from labelsieve.data.read import read
 from labelsieve.features.dictionary import n_codes_to_fit
+from labelsieve.features.joint import n_codes_to_fit as n_joint_codes_to_fit
+from labelsieve.features.pretrain import Pretrain, shortened
 from labelsieve.inputs import Inputs
 from labelsieve.pipeline import Audit, check_labels
 from labelsieve.records import ImageSet
-from labelsieve.represent import feature_maker
+from labelsieve.representation import feature_maker
 
 N_TRIED = 256  # images decoded to see how long one takes
 D_UNKNOWN = 768  # features of a network or of the user's own, for the estimate only
@@ -29,6 +31,11 @@ REFERENCE_RATE = 80e9
 FIT_SECONDS = 10.0  # of the dictionary, whatever the number of images
 CODE_SECONDS = 0.6e-3  # of the dictionary, an image or view
 NETWORK_SECONDS = 0.1  # of a network of 4 GMAC, an image
+# Of training a network, an image with its two views, forward and backward in bfloat16.
+TRAINING_SECONDS = {
+    "dictionary-net": 1.1e-3, "narrow-resnet18": 6.8e-3, "cifar-resnet18": 0.034,
+    "preact-resnet18": 0.034, "stl-resnet18": 0.09, "resnet50": 0.27,
+}  # fmt: skip
 PAIR_SECONDS = 4.4e-9  # of the neighbors, a pair of images, at 256 dimensions
 DETECT_SECONDS = (5.0, 1.1e-3)  # whatever the number of images, and an image
 CLASS_SECONDS = 1e-5  # of the detection, an image and class
@@ -99,7 +106,8 @@ def estimate(inputs: Inputs, settings: Audit) -> Plan:
     speed = _matmul_rate() / (REFERENCE_RATE * n_cores)  # of a core, against the reference's
     kind, seconds, n_dimensions = _features(inputs, settings, n)
     n_classes = len(images.class_names)
-    costs = {
+    costs = {} if settings.pretrain is None else {"pretrain": _training(settings.pretrain, n)}
+    costs |= {
         "features": seconds,
         "neighbors": PAIR_SECONDS * n**2 * n_dimensions / 256,
         "detect": DETECT_SECONDS[0] + (DETECT_SECONDS[1] + n_classes * CLASS_SECONDS) * n,
@@ -147,9 +155,24 @@ def _features(inputs: Inputs, settings: Audit, n: int) -> tuple[str, float, int]
         return f"from {inputs.features}", 0.0, D_UNKNOWN
     if inputs.backbone is not None:
         return inputs.backbone, NETWORK_SECONDS * n, D_UNKNOWN
+    if settings.pretrain is not None:
+        kind = f"pretrained by recipe {inputs.pretrain}, {settings.pretrain.image_size} px"
+        if settings.pretrain.rows != "joint":
+            return kind, NETWORK_SECONDS * n, D_UNKNOWN
+        joint = settings.pretrain.joint
+        n_codes = n_joint_codes_to_fit(n, joint) + 2 * n
+        return kind, FIT_SECONDS + 1.5 * CODE_SECONDS * n_codes, joint.n_dimensions
     n_codes = n_codes_to_fit(n, settings.dictionary) + 2 * n
     kind = f"dictionary, {settings.dictionary.image_size} px"
     return kind, FIT_SECONDS + CODE_SECONDS * n_codes, settings.dictionary.n_dimensions
+
+
+def _training(settings: Pretrain, n: int) -> float:
+    """CPU-seconds on the reference core; a GPU takes a few hundredths of it."""
+    batch_size = min(settings.training.batch_size, n)
+    n_batches = n // batch_size
+    epochs = shortened(settings, n_batches).epochs
+    return TRAINING_SECONDS[settings.network] * epochs * n_batches * batch_size
 
 
 def _try_decoding(images: ImageSet, size: int) -> tuple[float, int, int]:

@@ -17,13 +17,15 @@ from labelsieve.data.corrupt import corrupt
 from labelsieve.data.demo import DemoNoise, make_demo
 from labelsieve.data.read import read
 from labelsieve.data.truth import read_truth
-from labelsieve.errors import ConfigError
+from labelsieve.errors import ConfigError, RunError
+from labelsieve.features.dictionary import Dictionary
+from labelsieve.features.pretrain import Pretrain
 from labelsieve.inputs import Inputs, Progress, recorded
 from labelsieve.pipeline import Audit, Audited, audit_into, recipe
 from labelsieve.records import Features, Findings
 from labelsieve.report.metrics import Scores, score
 from labelsieve.report.page import write_page
-from labelsieve.represent import feature_maker
+from labelsieve.representation import feature_maker
 from labelsieve.run import Run, read_run
 
 
@@ -80,7 +82,8 @@ def run_corrupt(  # noqa: PLR0913 -- one argument for each kind of noise
 
 def evaluate_run(run: Path, truth: Path) -> Scores:
     """Score the findings of a finished run against a table of true labels."""
-    read_run(run)
+    if read_run(run)["job"] == "features":
+        raise RunError(f"{run}: a run that made features; there are no findings to score.")
     findings = Findings.load(run / "findings.parquet")
     return score(findings, read_truth(truth, findings.image))
 
@@ -88,6 +91,8 @@ def evaluate_run(run: Path, truth: Path) -> Scores:
 def rewrite_report(run: Path) -> Path:
     """Write the page of a finished run again."""
     about = read_run(run)
+    if about["job"] == "features":
+        raise RunError(f"{run}: a run that made features; an audit writes a report.")
     inputs, _ = inputs_of(run)
     images = read(inputs.source, label=inputs.label, truth=inputs.truth)
     findings = Findings.load(run / "findings.parquet")
@@ -109,6 +114,16 @@ def inputs_of(run: Path) -> tuple[Inputs, Audit]:
     return inputs, from_dict(
         recipe(inputs.recipe, inputs.pretrain), about["audit"], str(run / "run.json")
     )
+
+
+def features_of(run: Path) -> tuple[Inputs, Dictionary, Pretrain | None]:
+    """What finished features were made from, by the run.json beside them."""
+    about, where = read_run(run)["settings"], str(run / "run.json")
+    inputs = Inputs(**about["inputs"])
+    pretraining = recipe(inputs.recipe, inputs.pretrain).pretrain
+    if pretraining is not None:
+        pretraining = from_dict(pretraining, about["pretrain"], where)
+    return inputs, from_dict(Dictionary(), about["dictionary"], where), pretraining
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str]:

@@ -148,7 +148,7 @@ class Muon(torch.optim.Optimizer):
                 ahead = state["momentum_buffer"].mul_(settings.momentum).add_(weight.grad)
                 if settings.nesterov:
                     ahead = weight.grad.add(ahead, alpha=settings.momentum)
-                matrix = orthogonal(ahead.flatten(1), settings.n_iterations)
+                matrix = orthogonal(_as_matrix(ahead), settings.n_iterations)
                 n_rows, n_columns = matrix.shape
                 if settings.relative:
                     # an orthogonal (n, m) has the length min(n, m)^1/2
@@ -158,7 +158,7 @@ class Muon(torch.optim.Optimizer):
                     # and entries of size max(n, m)^-1/2; AdamW's steps have 0.2
                     size = 0.2 * max(n_rows, n_columns) ** 0.5
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(matrix.reshape(weight.shape), alpha=-group["lr"] * size)
+                weight.add_(_as_weight(matrix, weight), alpha=-group["lr"] * size)
 
 
 def orthogonal(matrix: Tensor, n_iterations: int = 5, precision: Precision = "fastest") -> Tensor:
@@ -186,14 +186,35 @@ def orthogonal(matrix: Tensor, n_iterations: int = 5, precision: Precision = "fa
     if precision != "float32" and rows.dtype == torch.float32:
         rows = rows.to(getattr(torch, precision))
     square = rows @ rows.T  # (n, n), n <= m
-    identity = torch.eye(len(square), dtype=square.dtype, device=square.device)
-    product = identity
-    for _ in range(n_iterations):
-        polynomial = 3.4445 * identity - 4.7750 * square + 2.0315 * square @ square
-        product = polynomial @ product
+    polynomial = product = _polynomial(square)
+    for _ in range(n_iterations - 1):
         square = polynomial @ square @ polynomial  # all of them commute
+        polynomial = _polynomial(square)
+        product = polynomial @ product
     rows = product @ rows
     return (rows if wide else rows.T).to(matrix.dtype)
+
+
+def _polynomial(square: Tensor) -> Tensor:
+    found = torch.addmm(square, square, square, beta=-4.7750, alpha=2.0315)
+    found.diagonal().add_(3.4445)
+    return found
+
+
+def _as_matrix(weight: Tensor) -> Tensor:
+    """(out, rest) of a weight; of kernels with channels last without a copy.
+
+    The order of columns does not matter: it is undone by `_as_weight`.
+    """
+    return (weight.permute(0, 2, 3, 1) if weight.ndim == 4 else weight).flatten(1)
+
+
+def _as_weight(matrix: Tensor, weight: Tensor) -> Tensor:
+    """The matrix in the shape of the weight."""
+    if weight.ndim != 4:
+        return matrix.reshape(weight.shape)
+    n_out, n_in, height, width = weight.shape
+    return matrix.reshape(n_out, height, width, n_in).permute(0, 3, 1, 2)
 
 
 class Average(nn.Module):

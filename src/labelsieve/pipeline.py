@@ -33,7 +33,7 @@ from labelsieve.records import Features, Findings, ImageSet, Neighbors
 from labelsieve.report.metrics import Scores, score
 from labelsieve.report.page import write_page
 from labelsieve.report.table import summary
-from labelsieve.represent import FeatureMaker, feature_maker
+from labelsieve.representation import FeatureMaker, feature_maker
 from labelsieve.run import Run
 from labelsieve.runtime import n_launched
 

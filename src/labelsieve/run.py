@@ -97,7 +97,10 @@ class Run:
         before = _read_about(path) if "run.json" in present else None
         if resume and before is not None:
             _same_settings(path, before, command, settings)
-            return cls(path, lock, before)
+            run = cls(path, lock, before)
+            if run.done:
+                run._tidy()  # killed after it was done
+            return run
         if overwrite and before is not None:
             _set_aside(path, before["job"])
         elif present:
@@ -172,9 +175,12 @@ class Run:
 
     def finish(self, **facts: Any) -> None:
         """Mark the run as done; what was only needed to resume it is removed."""
+        self.note(status="done", **facts)
+        self._tidy()
+
+    def _tidy(self) -> None:
         for folder in (self.checkpoint, self.path / REPLACED):
             shutil.rmtree(folder, ignore_errors=True)
-        self.note(status="done", **facts)
 
     def _write(self) -> None:
         write_json(self.path / "run.json", self.about)

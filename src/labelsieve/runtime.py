@@ -14,9 +14,12 @@ the own share needs no gather: the mean over processes is the mean over the glob
 from __future__ import annotations
 
 import atexit
+import gc
+import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -27,6 +30,15 @@ from labelsieve.batch_norm import synchronized
 from labelsieve.errors import ConfigError
 
 Precision = Literal["fastest", "float32", "bfloat16", "float16"]  # see fastest_precision
+
+# How long processes wait for each other: also while the main one decodes or evaluates, for which
+# the 10 and 30 minutes of torch are too short. A process that dies is noticed by its launcher.
+_PATIENCE = timedelta(hours=12)
+
+# A setting of DistributedDataParallel's; torch 2.13 gave it another name and warns of the old one.
+_NAMES = inspect.signature(DistributedDataParallel.__init__).parameters
+_SYNC = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"
+_LEAVE_BUFFERS: dict[str, Any] = {_SYNC: False}
 
 
 class Runtime:
@@ -78,9 +90,8 @@ class Runtime:
         from accelerate import PartialState
 
         ours = not distributed.is_initialized()
-        state = PartialState(cpu=chosen.type == "cpu")
+        state = PartialState(cpu=chosen.type == "cpu", timeout=_PATIENCE)
         if ours:
-            # Left to itself, one exit in four aborts: threads of gloo outlive what they stand on.
             atexit.register(_leave)
         if state.device.type != chosen.type:
             raise ConfigError(
@@ -111,15 +122,17 @@ class Runtime:
         module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.n_processes > 1:
             module = synchronized(module, self.device, _mean_with_gradient, self.n_processes)
+            _send_buffers(module)
         if compiled and self.device.type == "cuda":
-            module.compile()
+            # not in place: what `bare` gives, to evaluate and extract, is not compiled
+            module = cast(nn.Module, torch.compile(module))
         if self.precision != "float32":
             module = _InPrecision(module, self.device.type, getattr(torch, self.precision))
         if self.n_processes > 1 and any(weight.requires_grad for weight in module.parameters()):
-            # Buffers are equal everywhere: batch norm is synchronized, banks push whole batches.
+            # Buffers stay equal everywhere: batch norm is synchronized, banks push whole batches.
             # Sending them at each forward would only undo a second forward before the backward.
             ids = None if self.device.type == "cpu" else [self.device]
-            return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+            return DistributedDataParallel(module, device_ids=ids, **_LEAVE_BUFFERS)
         return module
 
     def autocast(self) -> torch.autocast:
@@ -259,8 +272,22 @@ def bare(module: nn.Module) -> nn.Module:
 
 
 def _leave() -> None:
+    """Left to itself, one exit in four aborts: threads of gloo outlive what they stand on.
+
+    An abort is more than ugly: the launcher then ends the main process, whatever it is at. What
+    DistributedDataParallel keeps in cycles holds the threads as well, and is collected first.
+    """
+    gc.collect()
     if distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def _send_buffers(module: nn.Module) -> None:
+    """Make all processes' buffers those of the main one, once; its weights are sent by torch."""
+    for buffer in module.buffers():
+        sent = buffer.detach().contiguous()  # as it must be; channels_last is not
+        distributed.broadcast(sent, 0)
+        buffer.copy_(sent)
 
 
 def _device(name: str) -> torch.device:

@@ -27,6 +27,7 @@ from labelsieve.checkpoints import Checkpoint, Kept
 from labelsieve.config import to_dict
 from labelsieve.errors import ConfigError, NumericError
 from labelsieve.logs import TIMINGS, EpochLog
+from labelsieve.memory import freed_memory_kept
 from labelsieve.optimizers import Optimizer
 from labelsieve.runtime import Precision, Runtime
 
@@ -158,6 +159,7 @@ AfterEpoch = Callable[[int, dict[str, float]], bool | None]
 Progress = Callable[[int, int], None]  # batches done, in all
 
 
+@freed_memory_kept()
 def train(  # noqa: PLR0913  # everything a phase has, in one place
     step: Step[Batch],
     batches: Batches[Batch],

@@ -90,6 +90,7 @@ def network(
     *,
     weights: str | Path | None = None,
     pixels: NDArray[np.uint8] | None = None,
+    rows: NDArray[np.int64] | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """One of this package's own networks, to be trained or with weights from a file.
@@ -100,6 +101,7 @@ def network(
         weights: a file of its parameters; for resnet50 also torchvision's, timm's or MoCo's.
         pixels: (N, 3, S, S), that a dictionary-net learns its first layer from; needed unless there
             are weights, and not used by others.
+        rows: which of them, such as those that could be decoded; all by default.
         seed: of the first weights and of the dictionary.
 
     Returns:
@@ -124,7 +126,7 @@ def network(
                 f"{name} learns its first layer from your images, and there are none. Give them: "
                 f"network({name!r}, pixels=...)."
             )
-        module.learn_stem(pixels, seed)
+        module.learn_stem(pixels, seed, rows)
     return module
 
 

@@ -163,7 +163,7 @@ class DictionaryModel:
         values = np.empty((len(rows), self.n_dimensions), np.float32)
         with torch.inference_mode():
             for first in range(0, len(rows), CHUNK):
-                images = _to_device(pixels[rows[first : first + CHUNK]], self.center.device)
+                images = to_device(pixels[rows[first : first + CHUNK]], self.center.device)
                 codes = self.coder.encode(images) + self.coder.encode(images.flip(3))
                 mapped = (codes / 2 - self.center) @ self.projection
                 values[first : first + CHUNK] = unit_rows(mapped).cpu().numpy()
@@ -255,7 +255,7 @@ def fit(
     order = rows[torch.randperm(len(rows), generator=generator).numpy()]
     count = _Counter(progress, n_codes_to_fit(len(rows), settings))
     with torch.inference_mode():
-        few = _to_device(pixels[np.sort(order[: settings.patches.n_images])], torch.device(device))
+        few = to_device(pixels[np.sort(order[: settings.patches.n_images])], torch.device(device))
         coder = learn_patches(few, settings.patches, code_dtype(device), generator)
         center, basis = _principal(pixels, order, coder, settings, generator, count)
         mapping, agreement = _invariant(pixels, order, coder, center, basis, settings, seed, count)
@@ -307,7 +307,7 @@ def _principal(
     rows = np.sort(order[: settings.n_pca_images])
     moments: Moments | None = None
     for first in range(0, len(rows), CHUNK):
-        codes = coder.encode(_to_device(pixels[rows[first : first + CHUNK]], coder.bias.device))
+        codes = coder.encode(to_device(pixels[rows[first : first + CHUNK]], coder.bias.device))
         moments = moments or Moments(codes.mean(0))
         moments.add(codes)
         count.add(len(codes))
@@ -341,7 +341,7 @@ def _invariant(
     offset = center @ basis
     recipe = settings.views.recipe(settings.image_size)
     for first in range(0, len(rows), CHUNK):
-        images = _to_device(pixels[rows[first : first + CHUNK]], basis.device)
+        images = to_device(pixels[rows[first : first + CHUNK]], basis.device)
         # Keyed by place among the images fitted to: the same pixels give the same draws.
         places = torch.arange(first, first + len(images), device=basis.device)
         total = torch.zeros(len(images), n_kept, device=basis.device)
@@ -360,7 +360,7 @@ def _invariant(
     return directions * agreement.clamp(min=1e-4) ** settings.agreement_power, agreement
 
 
-def _to_device(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
+def to_device(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
     """(B, 3, S, S) float32, 0 to 255; copied, as memory-mapped pixels are read-only."""
     return torch.from_numpy(np.array(pixels)).to(device).float()
 

@@ -56,7 +56,7 @@ def dictionary_features(
     settings = settings or Dictionary()
     rows = np.flatnonzero(pixels.usable)
     if len(rows) == 0:
-        raise _nothing_left(images, dict(enumerate(map(str, pixels.reasons))))
+        raise nothing_left(images, dict(enumerate(map(str, pixels.reasons))))
     made_by = (
         f"dictionary features {settings.digest()} in {_name(code_dtype(device))}, "
         f"seed {seed}, of {images.fingerprint()}, {len(rows)} decoded by {decoder_name()}"
@@ -118,12 +118,14 @@ def transformed(
 
     saved = None if path is None else path.with_suffix(".safetensors")
     store = RowStore(path, {"made_by": made_by}, len(rows))
-    if saved is not None and store.begun and saved.is_file():
-        model = load(saved)
-    else:
+    if saved is None or not (store.begun and saved.is_file()):
         model = fit(tell)
         if saved is not None:
             model.save(saved)
+    if saved is not None:
+        # Also what was fitted just now: its arrays may lie otherwise in memory, which gives the
+        # products of few rows other last digits than an interrupted run would get.
+        model = load(saved)
     store.begin((model.n_dimensions,), np.float32)
     for first in range(store.done, len(rows), _CHUNK):
         part = rows[first : first + _CHUNK]
@@ -191,7 +193,7 @@ def extract(
     finally:
         module.train(training)
     if len(store.broken) == len(images):
-        raise _nothing_left(images, store.broken)
+        raise nothing_left(images, store.broken)
     kept = np.setdiff1d(np.arange(len(images)), list(store.broken))
     ids = images.ids if len(kept) == len(images) else tuple(images.ids[row] for row in kept)
     rows = store.finish()
@@ -242,11 +244,17 @@ def _amp_dtype(device: str) -> torch.dtype:
     return code_dtype(device) if torch.device(device).type == "cuda" else torch.float32
 
 
-def _nothing_left(images: ImageSet, broken: dict[int, str]) -> DataError:
+def nothing_left(images: ImageSet, broken: dict[int, str]) -> DataError:
+    """What to say of a set without an image that can be decoded.
+
+    Args:
+        images: the set.
+        broken: why, by row.
+    """
     if not len(images):
         return DataError(f"{images.source}: there are no images; at least one is needed.")
     row, reason = next(iter(broken.items()))
     return DataError(
         f"{images.source}: none of {len(images)} images can be decoded, such as "
-        f"{images.ids[row]!r}: {reason}."
+        f"{images.ids[row]!r}: {reason}. Give a set with images that can be read."
     )

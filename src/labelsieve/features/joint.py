@@ -27,7 +27,7 @@ from labelsieve.data.draws import Draws
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features import dictionary
 from labelsieve.features.closed_form import Moments, invariant_directions
-from labelsieve.features.dictionary import Dictionary, DictionaryModel, unit_rows
+from labelsieve.features.dictionary import Dictionary, DictionaryModel, to_device, unit_rows
 from labelsieve.features.extract import transformed
 from labelsieve.features.resnets import mean_over_places
 from labelsieve.features.weights import digest
@@ -51,7 +51,7 @@ class Joint:
     n_cells: int = 2  # the network's last map is also averaged over n_cells x n_cells parts
     n_view_images: int = 50_000  # whose views the map is fitted to; how many: dictionary.views
     ridge: float = 1e-3  # added to the covariance of views, as a share of its mean diagonal
-    n_dimensions: int = 256  # of the features
+    n_dimensions: int = 384  # of the features
     agreement_power: float = 1.25  # directions are scaled by their correlation to this power
 
     def __post_init__(self) -> None:
@@ -101,7 +101,7 @@ class JointModel:
         values = np.empty((len(rows), self.n_dimensions), np.float32)
         with torch.inference_mode():
             for first in range(0, len(rows), CHUNK):
-                images = _floats(pixels[rows[first : first + CHUNK]], self.center.device)
+                images = to_device(pixels[rows[first : first + CHUNK]], self.center.device)
                 both = [self._encode(each) for each in (images, images.flip(3))]
                 mapped = (sum(both) / 2 - self.center) @ self.projection
                 values[first : first + CHUNK] = unit_rows(mapped).cpu().numpy()
@@ -245,7 +245,7 @@ def _fit_map(
     n_views, recipe = views.each(len(chosen)), views.recipe(settings.dictionary.image_size)
 
     def encoded(first: int, view: int) -> Tensor:
-        images = _floats(pixels[chosen[first : first + CHUNK]], device)
+        images = to_device(pixels[chosen[first : first + CHUNK]], device)
         places = torch.arange(first, first + len(images), device=device)
         # epoch 1: other draws than those that the dictionary was fitted with
         shown = contrastive_view(images, recipe, Draws(seed, 1, places, view), AS_STORED)
@@ -267,7 +267,9 @@ def _fit_map(
     )
     mapping = directions * agreement.clamp(min=1e-4) ** settings.agreement_power
     center = shift + scale * single.mean
-    return JointModel(settings, model, network, center, mapping / scale[:, None], agreement)
+    # in rows, as it is read back: products of few rows differ by the layout
+    projection = (mapping / scale[:, None]).contiguous()
+    return JointModel(settings, model, network, center, projection, agreement)
 
 
 def joint_features(
@@ -306,8 +308,3 @@ def joint_features(
         lambda saved: JointModel.load(saved, network, device),
         n_fitted=n_codes_to_fit(len(rows), settings), progress=progress, path=path,
     )  # fmt: skip
-
-
-def _floats(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """(B, 3, S, S) float32, 0 to 255; copied, as memory-mapped pixels are read-only."""
-    return torch.from_numpy(np.array(pixels)).to(device).float()

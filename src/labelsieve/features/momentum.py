@@ -168,7 +168,7 @@ class GroupedBatchNorm(nn.Module):
             )
         # Slices of the batch keep the native kernels for channels_last and half precision.
         groups = torch.split(images, self.group_size)
-        means = torch.zeros(len(groups), *self.running_mean.shape).to(self.running_mean)
+        means = self.running_mean.new_zeros(len(groups), *self.running_mean.shape)
         variances = torch.zeros_like(means)
         normalized = [
             # With momentum 1, "running" statistics become those of the group.

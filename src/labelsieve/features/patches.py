@@ -19,6 +19,7 @@ from labelsieve.errors import ConfigError
 _CPU_BATCH = 16
 _GPU_BATCH = 1024
 _K_MEANS_BATCH = 1000  # patches compared with all atoms at once; likewise
+_ROUNDING = 1e-5  # of normalized patches, whose numbers are about 1
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,10 @@ def learn_patches(
     patches = _sample(images, settings, generator)  # (P, L)
     mean = patches.mean(0)
     centered = patches - mean
+    if (
+        centered.abs().max() < _ROUNDING
+    ):  # patches that are all equal: eigh may fail on what is left
+        centered = torch.zeros_like(centered)
     values, vectors = torch.linalg.eigh(centered.T @ centered / len(patches))
     stretch = (values.clamp(min=0) + settings.whitening_floor).rsqrt()
     whitening = (vectors * stretch) @ vectors.T  # (L, L) symmetric: ZCA

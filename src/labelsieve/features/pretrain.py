@@ -9,13 +9,13 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from labelsieve.checkpoints import Kept
 from labelsieve.data.augment import CIFAR10, CIFAR100, IMAGENET, Contrastive, Normalization
 from labelsieve.data.batches import Batches, Source
 from labelsieve.data.samplers import shuffled
-from labelsieve.errors import ConfigError
+from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.backbones import network
 from labelsieve.features.bank import MemoryBank
 from labelsieve.features.contrast import (
@@ -76,7 +76,6 @@ class Pretrain:
     # What is taken off colors and what they are divided by; "network": as the network expects.
     normalization: Literal["network", "cifar10", "cifar100", "imagenet"] = "network"
     views: Contrastive = field(default_factory=Contrastive)
-    early_size: int = 0  # side of views in the first two thirds of the epochs; 0: views.size
     training: Training = field(default_factory=Training)
     # Updates of the weights after which the epoch at work is the last, where training.epochs would
     # take longer: large sets get fewer epochs. 0: training.epochs, whatever the number of images.
@@ -91,8 +90,13 @@ class Pretrain:
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ConfigError(f"temperature is {self.temperature}; it must be above 0.")
-        for name, least in (("image_size", 1), ("monitor_every", 0), ("most_updates", 0),
-                            ("early_size", 0)):  # fmt: skip
+        inner = self.joint.dictionary.image_size
+        if self.rows == "joint" and self.image_size != inner:
+            raise ConfigError(
+                f"image_size is {self.image_size} and joint.dictionary.image_size {inner}; rows="
+                "joint needs them equal. Set both."
+            )
+        for name, least in (("image_size", 1), ("monitor_every", 0), ("most_updates", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected {least} or more.")
 
@@ -134,9 +138,14 @@ def pretrain(  # noqa: PLR0913 -- everything a training has, in one place
     """
     settings = settings or Pretrain()
     runtime = runtime or Runtime.start(precision=settings.training.precision)
-    made = build(settings, pixels, seed)
+    made = build(settings, pixels, seed, rows)
+    if len(rows) < 2 or settings.training.batch_size < 2:
+        raise DataError(
+            f"{len(rows)} images in batches of {settings.training.batch_size}; to tell images "
+            "apart takes two of them in a batch, and some hundred to learn anything."
+        )
     if settings.objective == "moco":
-        made = _grouped(made, settings)
+        made = _grouped(made, settings, len(rows), runtime.n_processes)
     encoder = runtime.prepare(made, compiled=True)
     batches = Batches(
         source,
@@ -144,8 +153,8 @@ def pretrain(  # noqa: PLR0913 -- everything a training has, in one place
         device=runtime.device, rank=runtime.rank, n_processes=runtime.n_processes,
     )  # fmt: skip
 
-    training = _shortened(settings, len(batches))
-    view = growing_views(settings, normalization_of(settings, made.network), seed, training.epochs)
+    training = shortened(settings, len(batches))
+    view = random_views(settings.views, normalization_of(settings, made.network), seed)
     step, state = _objective(encoder, view, settings, runtime, seed)
 
     def after_epoch(epoch: int, values: dict[str, float]) -> None:
@@ -164,13 +173,24 @@ def pretrain(  # noqa: PLR0913 -- everything a training has, in one place
     return _encoder(encoder).eval()
 
 
-def build(settings: Pretrain, pixels: NDArray[np.uint8] | None, seed: int) -> Encoder:
+def build(
+    settings: Pretrain,
+    pixels: NDArray[np.uint8] | None,
+    seed: int,
+    rows: NDArray[np.int64] | None = None,
+) -> Encoder:
     """The network and head with their first weights.
+
+    Args:
+        settings: of both.
+        pixels: (N, 3, S, S) that a first layer is learned from, by networks that do so.
+        seed: of the weights.
+        rows: which of the pixels; all by default.
 
     Raises:
         ConfigError: the network learns its first layer from images, and there are none.
     """
-    backbone = network(settings.network, pixels=pixels, seed=seed)
+    backbone = network(settings.network, pixels=pixels, rows=rows, seed=seed)
     with drawn_from(seed + 1):
         head = _HEADS[settings.head](int(backbone.n_features))  # type: ignore[arg-type]
     return Encoder(backbone, head)
@@ -183,7 +203,7 @@ def normalization_of(settings: Pretrain, backbone: nn.Module) -> Normalization:
     return _NORMALIZATIONS[settings.normalization]
 
 
-def _shortened(settings: Pretrain, n_batches: int) -> Training:
+def shortened(settings: Pretrain, n_batches: int) -> Training:
     """The training with no more epochs than `most_updates` take."""
     training = settings.training
     if not settings.most_updates:
@@ -198,30 +218,20 @@ def _encoder(prepared: nn.Module) -> Encoder:
     return encoder
 
 
-def _grouped(encoder: Encoder, settings: Pretrain) -> Encoder:
+def _grouped(encoder: Encoder, settings: Pretrain, n_images: int, n_processes: int) -> Encoder:
     """MoCo: batch norm that does not tell a key from the queue."""
-    n, group = settings.training.batch_size, settings.queue.group_size
-    if n % group:
+    group = settings.queue.group_size
+    n = min(settings.training.batch_size, n_images)
+    if n % (n_processes * group):
         raise ConfigError(
-            f"training.batch_size is {n} and queue.group_size {group}; the batch must be a "
-            "multiple of the group."
+            f"batches of {n} images on {n_processes} process{'es' * (n_processes > 1)} cannot be "
+            f"normalized in groups of {group} (queue.group_size). Set pretrain.queue.group_size or "
+            "pretrain.training.batch_size so that each process gets whole groups; a set of fewer "
+            "images than the batch is one batch."
         )
     return Encoder(
         group_batch_norms(encoder.network, group), group_batch_norms(encoder.head, group)
     )
-
-
-def growing_views(settings: Pretrain, normalization: Normalization, seed: int, epochs: int) -> View:
-    """Small views while there is much to learn from them, and cheap; larger ones at the end."""
-    late = random_views(settings.views, normalization, seed)
-    if not settings.early_size:
-        return late
-    early = random_views(replace(settings.views, size=settings.early_size), normalization, seed)
-
-    def view(images: Tensor, rows: Tensor, epoch: int, place: int) -> Tensor:
-        return (early if 3 * epoch < 2 * epochs else late)(images, rows, epoch, place)
-
-    return view
 
 
 def _objective(

@@ -90,7 +90,6 @@ def cpu() -> Pretrain:
         network="dictionary-net",
         head="small",
         views=Contrastive(size=24),
-        early_size=20,
         training=Training(
             epochs=400,
             batch_size=256,
@@ -103,7 +102,7 @@ def cpu() -> Pretrain:
             ),
             precision="fastest",
         ),
-        most_updates=6500,
+        most_updates=5500,
         rows="joint",
         monitor_every=0,
     )  # fmt: skip

@@ -74,7 +74,7 @@ def save_network(folder: Path, module: nn.Module, about: Mapping[str, Any]) -> N
     write_json(folder / _ABOUT, {**description, "digest": digest(module), **about})
 
 
-def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_network(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """Build the network that `save_network` wrote, on the CPU and in evaluation mode.
 
     Returns:
@@ -84,6 +84,7 @@ def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         ConfigError: there is none, or it is of an architecture or settings that this version does
             not know, or its two files do not belong together.
     """
+    folder = Path(folder)
     path = folder / _ABOUT
     try:
         about = json.loads(path.read_text(encoding="utf-8"))

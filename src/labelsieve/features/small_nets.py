@@ -31,7 +31,7 @@ class DictionaryShape:
     """Settings of a `DictionaryNet`. Defaults: each the best tried in 200 CPU-s on CIFAR-10."""
 
     # n_cells is not used: responses stay in place, at half the resolution
-    patches: Patches = field(default_factory=lambda: Patches(n_atoms=128, threshold=0.5))
+    patches: Patches = field(default_factory=lambda: Patches(n_atoms=64, threshold=0.5))
     widths: tuple[int, ...] = (128, 256)  # channels of each residual block
     strides: tuple[int, ...] = (1, 2)  # and what it divides the resolution by
     activation: Literal["relu", "gelu"] = "relu"
@@ -134,23 +134,27 @@ class DictionaryNet(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.n_features = n_in
 
-    def learn_stem(self, pixels: NDArray[np.uint8], seed: int = 0) -> None:
+    def learn_stem(
+        self, pixels: NDArray[np.uint8], seed: int = 0, rows: NDArray[np.int64] | None = None
+    ) -> None:
         """Learn the dictionary from a random part of some images; the rest of the net is untouched.
 
         Args:
             pixels: (N, 3, S, S); `settings.patches.n_images` of them are read.
             seed: of what is random: the same seed and pixels give the same dictionary.
+            rows: which images to learn from, such as those that could be decoded; all by default.
 
         Raises:
             DataError: no images, or of another shape or type.
         """
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or not len(pixels):
+        rows = np.arange(len(pixels)) if rows is None else rows
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or not len(rows):
             raise DataError(
                 f"pixels are {pixels.dtype} of shape {pixels.shape}; expected uint8 of shape "
                 "(N, 3, S, S), and at least one image."
             )
         generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(pixels), generator=generator).numpy()
+        order = rows[torch.randperm(len(rows), generator=generator).numpy()]
         few = pixels[np.sort(order[: self.settings.patches.n_images])]
         with torch.inference_mode():
             images = torch.from_numpy(np.array(few)).to(self.stem.bias.device)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from labelsieve.config import to_dict
@@ -18,14 +21,14 @@ from labelsieve.errors import ConfigError, DataError, RunError
 from labelsieve.features.backbones import Backbone, load_timm
 from labelsieve.features.contrast import Encoder
 from labelsieve.features.dictionary import Dictionary
-from labelsieve.features.extract import dictionary_features, extract
+from labelsieve.features.extract import dictionary_features, extract, nothing_left
 from labelsieve.features.joint import joint_features
 from labelsieve.features.load import load_features
 from labelsieve.features.pretrain import Pretrain, normalization_of, pretrain
 from labelsieve.features.saved import save_network
 from labelsieve.features.weights import digest
 from labelsieve.files import atomic
-from labelsieve.inputs import Inputs, Progress, check_device, recorded, stamps
+from labelsieve.inputs import Inputs, Progress, check_device, recorded, silent, stamps
 from labelsieve.logs import EpochLog
 from labelsieve.neighbors.knn import nearest_neighbors
 from labelsieve.neighbors.vote import neighbor_accuracy
@@ -37,7 +40,58 @@ FeatureMaker = Callable[[ImageSet, Pixels, Run, Progress], Features]
 
 # Images up to this side are decoded once, to one array; larger ones while the network trains.
 SMALL = 96  # pixels
-N_VOTERS, VOTE_TEMPERATURE = 200, 0.1  # of the score by neighbors, as SNCF's code has it
+# The score by neighbors: how many vote, as SNCF's code has it, and of how many images at most. Its
+# cost grows with their square, and other processes wait for it.
+N_VOTERS, VOTE_TEMPERATURE, MOST_SCORED = 200, 0.1, 50_000
+
+
+class Made(NamedTuple):
+    """Features of a set, and the images that have none."""
+
+    features: Features
+    broken: dict[str, str]  # id -> why it cannot be read
+
+
+def represent(
+    images: ImageSet | str | Path,
+    pretraining: Pretrain | None = None,
+    *,
+    dictionary: Dictionary | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Features:
+    """Features learned from the images themselves: one unit-norm row for each that can be read.
+
+    Args:
+        images: from `read`, or what `read` takes. Labels, if any, are only watched, never used.
+        pretraining: of a network, such as `PRETRAINING["cpu"]()`; dictionary features without it.
+        dictionary: of dictionary features; `Dictionary()` unless given.
+        seed: of every random choice.
+        device: "cpu", "cuda", ...
+        progress: called with (stage, done, total).
+
+    Raises:
+        DataError: no image can be read.
+
+    Example:
+        >>> import labelsieve as ls
+        >>> features = ls.represent("photos/", ls.PRETRAINING["cpu"]())  # doctest: +SKIP
+        >>> findings = ls.audit("photos/", features=features)  # doctest: +SKIP
+    """
+    if not isinstance(images, ImageSet):
+        images = read(images)
+    dictionary, progress = dictionary or Dictionary(), progress or silent
+    inputs = Inputs(images.source, seed=seed, device=device)
+    make = feature_maker(inputs, dictionary, pretraining)
+    with (
+        tempfile.TemporaryDirectory(prefix="labelsieve-") as folder,
+        Run.open(Path(folder), "features", {}) as run,
+    ):
+        pixels = _pixels(images, pretraining, dictionary, run.checkpoint, progress)
+        features = make(images, pixels, run, progress)
+        # out of the folder, which goes
+        return Features(features.ids, np.array(features.values), features.made_by)
 
 
 def feature_maker(
@@ -82,14 +136,14 @@ def run_features(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress,
-) -> Features | None:
+) -> Made | None:
     """Write the features of a set to `out` (.npy), their ids beside it, and a run's folder.
 
     The folder has the name of `out` with .run: what was done and with which settings, the log, and
     a network that was trained. Several processes (`torchrun`) share the pretraining.
 
     Returns:
-        the features; None on a process that only helped to train.
+        what was made; None on a process that only helped to train.
 
     Raises:
         ConfigError: `out` is no .npy, or several processes have nothing to share.
@@ -99,17 +153,13 @@ def run_features(
         raise ConfigError(f"--out {out}: features are written as .npy. Try {out}.npy.")
     folder = out.with_suffix(".run")
     runtime = Runtime.start(inputs.device)
-    if runtime.n_processes > 1 and pretraining is None:
-        raise ConfigError(
-            f"{runtime.n_processes} processes were begun, and only pretraining can use more than "
-            "one. Run the same words without torchrun or accelerate launch, or add --pretrain."
-        )
+    _check_shared(runtime.n_processes, pretraining)
     make = feature_maker(inputs, dictionary, pretraining)
     if not runtime.is_main:
         assert pretraining is not None  # noqa: S101 -- seen to above
-        _help_to_train(inputs, pretraining, folder)
+        _help_to_train(inputs, pretraining, dictionary, folder)
         return None
-    _check_free(out, overwrite=overwrite, resume=resume)
+    _check_free(out, folder, overwrite=overwrite, resume=resume)
     images = read(inputs.source, label=inputs.label, truth=inputs.truth)
     about = {
         "inputs": recorded(inputs),
@@ -120,14 +170,17 @@ def run_features(
     }
     with Run.open(folder, "features", about, resume=resume, overwrite=overwrite) as run:
         if run.done and out.exists():
-            return Features.load(out)
+            runtime.any(True)  # the others need not help
+            return Made(Features.load(out), run.about["broken"])
+        run.checkpoint.mkdir(exist_ok=True)  # gone with a finished run, whose features were removed
         with run.stage("decode"):
             pixels = _pixels(images, pretraining, dictionary, run.checkpoint, progress)
         with run.stage("features"):
             features = make(images, pixels, run, progress)
         features.save(out)
-        run.finish(features=features.made_by, seed=inputs.seed, device=inputs.device)
-        return features
+        broken = {images.ids[row]: why for row, why in enumerate(pixels.reasons) if why is not None}
+        run.finish(features=features.made_by, seed=inputs.seed, device=inputs.device, broken=broken)
+        return Made(features, broken)
 
 
 def pretrained_features(
@@ -150,12 +203,13 @@ def pretrained_features(
     """
     runtime = Runtime.start(inputs.device, settings.training.precision)
     monitor = None
-    if images.labels is not None:
+    if images.labels is not None and images.class_names:
         monitor = partial(_neighbor_score, images=images, settings=settings, inputs=inputs)
+    pixels = _fitting(images, pixels, settings, run.checkpoint, progress)
     source = _source(images, pixels, settings, run.checkpoint, progress)
-    runtime.barrier()  # the others train on what was decoded
+    runtime.any(False)  # the others, who wait for what was decoded, are to help
     encoder = pretrain(
-        source, np.flatnonzero(pixels.usable), settings, pixels=pixels.values, seed=inputs.seed,
+        source, _readable(images, pixels), settings, pixels=pixels.values, seed=inputs.seed,
         runtime=runtime, folder=run.checkpoint, log=EpochLog(run.path / "log.jsonl", "pretrain"),
         monitor=monitor, progress=partial(progress, "pretrain"),
     )  # fmt: skip
@@ -189,16 +243,19 @@ def backbone_of(encoder: Encoder, settings: Pretrain) -> Backbone:
     return Backbone(module, settings.views.size, mean, deviation, name)
 
 
-def _help_to_train(inputs: Inputs, settings: Pretrain, folder: Path) -> None:
+def _help_to_train(
+    inputs: Inputs, settings: Pretrain, dictionary: Dictionary, folder: Path
+) -> None:
     """What the processes beside the main one do: wait for its pixels, and train along."""
     runtime = Runtime.start(inputs.device, settings.training.precision)
     images = read(inputs.source, label=inputs.label, truth=inputs.truth)
-    runtime.barrier()
+    if runtime.any(False):  # the main process found all done
+        return
     checkpoint = folder / "checkpoint"
-    pixels = _pixels(images, settings, Dictionary(), checkpoint, lambda *_: None)
-    source = _source(images, pixels, settings, checkpoint, lambda *_: None)
+    pixels = _pixels(images, settings, dictionary, checkpoint, silent)
+    source = _source(images, pixels, settings, checkpoint, silent)
     pretrain(
-        source, np.flatnonzero(pixels.usable), settings, pixels=pixels.values, seed=inputs.seed,
+        source, _readable(images, pixels), settings, pixels=pixels.values, seed=inputs.seed,
         runtime=runtime, folder=checkpoint,
     )  # fmt: skip
 
@@ -217,6 +274,17 @@ def _pixels(
     return decode_images(images, size, path=folder / "pixels.npy", progress=tell)
 
 
+def _fitting(
+    images: ImageSet, pixels: Pixels, settings: Pretrain, folder: Path, progress: Progress
+) -> Pixels:
+    """Pixels of the network's size where it is small: an audit's are of its dictionary's size."""
+    size = settings.image_size
+    if size > SMALL or pixels.values.shape[-1] == size:
+        return pixels
+    tell = partial(progress, "decode")
+    return decode_images(images, size, path=folder / f"pixels-{size}.npy", progress=tell)
+
+
 def _source(
     images: ImageSet, pixels: Pixels, settings: Pretrain, folder: Path, progress: Progress
 ) -> Source:
@@ -230,10 +298,25 @@ def _source(
     return cached(images, size, folder / f"pixels-{size}.npy", progress=tell)
 
 
+def _readable(images: ImageSet, pixels: Pixels) -> NDArray[np.int64]:
+    """The rows to learn from.
+
+    Raises:
+        DataError: there are none.
+    """
+    rows = np.flatnonzero(pixels.usable)
+    if not len(rows):
+        raise nothing_left(images, dict(enumerate(map(str, pixels.reasons))))
+    return rows
+
+
 def _neighbor_score(
     encoder: Encoder, *, images: ImageSet, settings: Pretrain, inputs: Inputs
 ) -> Mapping[str, float]:
     """Share of images whose neighbors vote for their label, each left out of its own vote."""
+    if len(images) > MOST_SCORED:
+        order = np.random.default_rng(inputs.seed).permutation(len(images))
+        images = images.take(np.sort(order[:MOST_SCORED]))
     features = extract(images, backbone_of(encoder, settings), device=inputs.device)
     place = {name: row for row, name in enumerate(images.ids)}
     labels = np.asarray(images.labels)[[place[name] for name in features.ids]]
@@ -243,9 +326,18 @@ def _neighbor_score(
     return {"knn_accuracy": neighbor_accuracy(neighbors, labels, temperature=VOTE_TEMPERATURE)}
 
 
-def _check_free(out: Path, *, overwrite: bool, resume: bool) -> None:
+def _check_shared(n_processes: int, pretraining: Pretrain | None) -> None:
+    if n_processes > 1 and pretraining is None:
+        raise ConfigError(
+            f"{n_processes} processes were begun, and only pretraining can use more than one. Run "
+            "the same words without torchrun or accelerate launch, or add --pretrain."
+        )
+
+
+def _check_free(out: Path, folder: Path, *, overwrite: bool, resume: bool) -> None:
+    ours = resume and (folder / "run.json").exists()  # else there is nothing to go on with
     for path in (out, out.with_suffix(".json")):
-        if path.exists() and not (overwrite or resume):
+        if path.exists() and not (overwrite or ours):
             raise RunError(
                 f"{path}: exists already. Add --overwrite to replace it, or choose another --out."
             )
