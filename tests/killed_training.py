@@ -99,7 +99,7 @@ def run_until_save(folder: Path, n_saves: int) -> None:
         save(value, file)
         if n > n_saves:
             file.flush()
-            os.truncate(folder / ".partial-state.pt", 1000)
+            os.truncate(folder / "checkpoint" / ".partial-state.pt", 1000)
             os.kill(os.getpid(), signal.SIGKILL)
 
     torch.save = half
