@@ -25,7 +25,7 @@ from labelsieve import errors, pipeline
 from labelsieve.cli import main
 from labelsieve.config import from_toml, overrides
 from labelsieve.features.pretrain import Pretrain
-from labelsieve.features.recipes import PRETRAINING
+from labelsieve.features.recipes import PRETRAINING, cpu
 from labelsieve.methods.sncf.paper import PaperDetection
 from labelsieve.methods.sncf.recipes import RECIPES
 from labelsieve.pipeline import Audit
@@ -41,6 +41,11 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 FAST = ("dictionary.n_components=96", "dictionary.patches.n_atoms=32",
         "dictionary.views.in_all=1000", "dictionary.patches.n_patches=5000",
         "detection.classifier.least_steps=60", "detection.n_repeats=1")  # fmt: skip
+
+
+SHORT = ("most_updates=1", "training.batch_size=32", "training.precision=float32",
+         "joint.dictionary.n_components=48", "joint.dictionary.patches.n_atoms=32",
+         "joint.dictionary.views.most=2", "joint.dictionary.views.least=2")  # fmt: skip
 
 
 class Block(NamedTuple):
@@ -265,6 +270,17 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["audit", str(root / "photos"), "--out", str(root / "run"), *fast]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
+    words = [
+        "features",
+        str(root / "photos"),
+        "--out",
+        str(root / "photos.npy"),
+        "--pretrain",
+        "cpu",
+    ]
+    shorter = [word for change in SHORT for word in ("--set", f"pretrain.{change}")]
+    result = CliRunner().invoke(main, [*words, *shorter])
+    assert result.exit_code == 0, result.output
     for suffix in ("npy", "json"):
         (root / f"features.{suffix}").write_bytes((root / f"run/features.{suffix}").read_bytes())
     return root
@@ -281,6 +297,7 @@ def test_python_shown_runs(block: Block, desk: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(desk)
     monkeypatch.setattr(pipeline, "Audit", lambda: quick("robust"))  # what ls.audit uses by default
     monkeypatch.setitem(vars(labelsieve), "recipe", quick)
+    monkeypatch.setitem(PRETRAINING, "cpu", lambda: overrides(cpu(), SHORT))
     exec(compile(block.text, str(block), "exec"), {})
 
 
