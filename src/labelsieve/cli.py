@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
+PATIENCE = 60  # seconds between two lines of progress where stderr is no terminal
 
 
 class Command(click.Command):
@@ -345,7 +347,7 @@ def _inputs(source: str, chosen: dict[str, Any]) -> tuple[Inputs, Audit]:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """One bar a stage on stderr, with the time left; plain lines where stderr is no terminal."""
+    """One bar a stage on stderr, with the time left; a line a minute where it is no terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -360,12 +362,17 @@ def _progress() -> Iterator[Progress]:
                TimeRemainingColumn(elapsed_when_finished=True))  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         tasks: dict[str, Any] = {}
+        said = time.monotonic()
 
         def show(stage: str, done: int, total: int) -> None:
+            nonlocal said
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total)
                 if not console.is_terminal:
                     _say(f"{stage} ...")
+            elif not console.is_terminal and time.monotonic() - said > PATIENCE:
+                said = time.monotonic()
+                _say(f"{stage} {done:,} of {total:,}")
             bars.update(tasks[stage], completed=done, total=total)
 
         yield show
