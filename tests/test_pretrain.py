@@ -353,12 +353,14 @@ def test_the_score_by_neighbors_is_in_the_log_where_there_are_labels(digits, tmp
         "--set", "pretrain.network=narrow-resnet18", "--set", "pretrain.training.epochs=2",
         "--set", "pretrain.training.batch_size=32", "--set", "pretrain.monitor_every=2",
         "--set", "pretrain.training.precision=float32", "--set", "pretrain.rows=network",
+        "--set", "pretrain.training.tensorboard=true",
     ]  # fmt: skip
     invoke("features", digits, "--out", out, "--pretrain", "cifar-simclr", *quick)
     lines = [json.loads(line) for line in (tmp_path / "f.run/log.jsonl").read_text().splitlines()]
     scores = [line.get("knn_accuracy") for line in lines if line.get("phase") == "pretrain"]
     assert scores[0] is None
     assert 0.3 < scores[1] <= 1
+    assert list((tmp_path / "f.run/tensorboard/pretrain").glob("events.*"))
 
 
 def test_two_processes_make_the_features_of_one(digits, tmp_path):

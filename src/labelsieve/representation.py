@@ -210,7 +210,7 @@ def pretrained_features(
     runtime.any(False)  # the others, who wait for what was decoded, are to help
     encoder = pretrain(
         source, _readable(images, pixels), settings, pixels=pixels.values, seed=inputs.seed,
-        runtime=runtime, folder=run.checkpoint, log=EpochLog(run.path / "log.jsonl", "pretrain"),
+        runtime=runtime, folder=run.checkpoint, log=_log(run, settings),
         monitor=monitor, progress=partial(progress, "pretrain"),
     )  # fmt: skip
     about = {
@@ -233,6 +233,11 @@ def pretrained_features(
         return features
     backbone = backbone_of(encoder, settings)
     return extract(images, backbone, device=inputs.device, progress=tell, path=store)
+
+
+def _log(run: Run, settings: Pretrain) -> EpochLog:
+    events = run.path / "tensorboard" if settings.training.tensorboard else None
+    return EpochLog(run.path / "log.jsonl", "pretrain", events)
 
 
 def backbone_of(encoder: Encoder, settings: Pretrain) -> Backbone:

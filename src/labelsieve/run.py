@@ -28,7 +28,8 @@ T = TypeVar("T")
 # What a run writes: --overwrite removes these and nothing else.
 OUTPUTS = (
     "run.json", "log.jsonl", "findings.parquet", "findings.csv", "features.npy", "features.json",
-    "report.html", "model.safetensors", "model.json", "joint.safetensors", "checkpoint",
+    "report.html", "model.safetensors", "model.json", "joint.safetensors",
+    "tensorboard", "checkpoint",
 )  # fmt: skip
 REPLACED = ".replaced"  # where the run that --overwrite replaces waits until the new one is done
 USERS_MISTAKES = (DataError, ConfigError, MissingExtraError)

@@ -129,6 +129,7 @@ class Training:
     largest_gradient: float = 0.0  # norm of all gradients together, above it shrunk; 0: no limit
     precision: Precision = "float32"  # fastest: bfloat16 where the hardware multiplies it
     checkpoint_minutes: float = 10.0  # between checkpoints within an epoch
+    tensorboard: bool = False  # whoever makes the log writes TensorBoard's files too
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
@@ -261,7 +262,7 @@ def _checked(settings: Training, runtime: Runtime, n: int) -> int:
 def _decisive(settings: Training, batches: Batches[Any], runtime: Runtime) -> dict[str, Any]:
     """What decides the result: a checkpoint of anything else is not gone on from."""
     facts = {**to_dict(settings), "n_batches": len(batches), "images_a_batch": batches.batch_size}
-    del facts["checkpoint_minutes"]
+    del facts["checkpoint_minutes"], facts["tensorboard"]
     return facts | {"precision": runtime.precision}
 
 
