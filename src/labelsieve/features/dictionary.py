@@ -159,17 +159,9 @@ class DictionaryModel:
             DataError: the pixels are of another shape or type.
         """
         check_pixels(pixels, self.settings.image_size)
-        rows = np.arange(len(pixels)) if rows is None else rows
-        values = np.empty((len(rows), self.n_dimensions), np.float32)
-        with torch.inference_mode():
-            for first in range(0, len(rows), CHUNK):
-                images = to_device(pixels[rows[first : first + CHUNK]], self.center.device)
-                codes = self.coder.encode(images) + self.coder.encode(images.flip(3))
-                mapped = (codes / 2 - self.center) @ self.projection
-                values[first : first + CHUNK] = unit_rows(mapped).cpu().numpy()
-                if progress is not None:
-                    progress(min(len(rows), first + CHUNK), len(rows))
-        return values
+        return mapped_rows(
+            self.coder.encode, self.center, self.projection, pixels, rows, CHUNK, progress
+        )
 
     def mapped(self, images: Tensor) -> Tensor:
         """(B, D) float32, not unit-norm, of (B, 3, S, S) float images, 0 to 255."""
@@ -272,6 +264,39 @@ def code_dtype(device: str) -> torch.dtype:
     """What codes are computed in."""
     dtype: torch.dtype = getattr(torch, fastest_precision(device))
     return dtype
+
+
+def mapped_rows(
+    encode: Callable[[Tensor], Tensor],
+    center: Tensor,
+    projection: Tensor,
+    pixels: NDArray[np.uint8],
+    rows: NDArray[np.int64] | None,
+    chunk: int,
+    progress: Progress | None,
+) -> NDArray[np.float32]:
+    """One unit-norm row an image: the mean of its code and its mirror image's, mapped.
+
+    Args:
+        encode: (B, 3, S, S) float images, 0 to 255, to (B, R) codes.
+        center: (R,) taken off the codes.
+        projection: (R, D).
+        pixels: (N, 3, S, S); memory-mapped arrays are read chunk by chunk.
+        rows: which images, and in which order; all by default.
+        chunk: images in one go.
+        progress: told images done and images in all.
+    """
+    rows = np.arange(len(pixels)) if rows is None else rows
+    values = np.empty((len(rows), projection.shape[1]), np.float32)
+    with torch.inference_mode():
+        for first in range(0, len(rows), chunk):
+            images = to_device(pixels[rows[first : first + chunk]], center.device)
+            codes = encode(images) + encode(images.flip(3))
+            mapped = (codes / 2 - center) @ projection
+            values[first : first + chunk] = unit_rows(mapped).cpu().numpy()
+            if progress is not None:
+                progress(min(len(rows), first + chunk), len(rows))
+    return values
 
 
 def unit_rows(rows: Tensor) -> Tensor:

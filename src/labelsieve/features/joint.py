@@ -27,7 +27,13 @@ from labelsieve.data.draws import Draws
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features import dictionary
 from labelsieve.features.closed_form import Moments, invariant_directions
-from labelsieve.features.dictionary import Dictionary, DictionaryModel, to_device, unit_rows
+from labelsieve.features.dictionary import (
+    Dictionary,
+    DictionaryModel,
+    check_pixels,
+    mapped_rows,
+    to_device,
+)
 from labelsieve.features.extract import transformed
 from labelsieve.features.resnets import mean_over_places
 from labelsieve.features.weights import digest
@@ -96,18 +102,14 @@ class JointModel:
             pixels: (N, 3, image_size, image_size) uint8.
             rows: which images, and in which order; all by default.
             progress: told images done and images in all.
+
+        Raises:
+            DataError: the pixels are of another shape or type.
         """
-        rows = np.arange(len(pixels)) if rows is None else rows
-        values = np.empty((len(rows), self.n_dimensions), np.float32)
-        with torch.inference_mode():
-            for first in range(0, len(rows), CHUNK):
-                images = to_device(pixels[rows[first : first + CHUNK]], self.center.device)
-                both = [self._encode(each) for each in (images, images.flip(3))]
-                mapped = (sum(both) / 2 - self.center) @ self.projection
-                values[first : first + CHUNK] = unit_rows(mapped).cpu().numpy()
-                if progress is not None:
-                    progress(min(len(rows), first + CHUNK), len(rows))
-        return values
+        check_pixels(pixels, self.settings.dictionary.image_size)
+        return mapped_rows(
+            self._encode, self.center, self.projection, pixels, rows, CHUNK, progress
+        )
 
     def _encode(self, images: Tensor) -> Tensor:
         return encode(images, self.dictionary, self.network, self.settings.n_cells)
