@@ -1,0 +1,32 @@
+"""The command line: parse, call, print, exit. Nothing else in the package prints.
+
+Torch costs seconds to import, so each command imports what it needs when it runs, and `--help`
+answers at once.
+"""
+
+from __future__ import annotations
+
+import click
+
+from labelsieve import __version__
+from labelsieve.cli.audit import audit, corrupt, demo, evaluate
+from labelsieve.cli.features import features
+from labelsieve.cli.options import Group
+from labelsieve.cli.runs import recipes, report, rerun
+
+__all__ = ["main"]
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", prog_name="labelsieve")
+def main() -> None:
+    """From a folder of noisily labeled images to verdicts and clean labels.
+
+    \b
+    Try it:       labelsieve demo
+    Your images:  labelsieve audit photos/ --out run/
+    """
+
+
+for command in (audit, demo, corrupt, evaluate, features, report, rerun, recipes):
+    main.add_command(command)

@@ -1,0 +1,94 @@
+"""What commands have in common: how they end, and the options that several of them take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from labelsieve.cli.console import say
+from labelsieve.errors import LabelsieveError, did_you_mean
+
+if TYPE_CHECKING:
+    from labelsieve.inputs import Inputs
+    from labelsieve.pipeline import Audit
+
+F = TypeVar("F", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path)
+
+
+class Command(click.Command):
+    """A command that prints our own errors as one message, and leaves bugs their traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            if context.params.get("resume") and context.params.get("overwrite"):
+                raise click.UsageError("--resume and --overwrite contradict each other; give one.")
+            return super().invoke(context)
+        except LabelsieveError as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            again = " --resume goes on from what is finished." if "resume" in context.params else ""
+            say(f"Stopped.{again}")
+            context.exit(130)
+
+
+class Group(click.Group):
+    """A group that names near commands where there is none of a name."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            ctx.fail(f"No command {args[0]!r}. {did_you_mean(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+def options(*several: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(several):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+table_options = options(
+    click.option("--label", metavar="COLUMN", help="Column of the labels, for tables."),
+    click.option("--truth", metavar="COLUMN", help="Column of true labels: scores, never decides."),
+)
+feature_options = options(
+    click.option("--features", metavar="FILE", help="Your own: .npy, .npz or .parquet."),
+    click.option("--backbone", metavar="timm:NAME", help="A pretrained network."),
+    click.option("--weights", metavar="FILE", help="Its weights; nothing is ever downloaded."),
+    click.option("--pretrain", metavar="RECIPE", help="Train a network on these images first."),
+    click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps."),
+)
+settings_options = options(
+    click.option("--recipe", default="robust", show_default=True, help="See `labelsieve recipes`."),
+    click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="One setting."),
+    click.option("--config", type=FILE, metavar="FILE", help="TOML file of settings."),
+    click.option("--seed", default=0, show_default=True, help="Of every random choice."),
+)
+run_options = options(
+    click.option("--resume", is_flag=True, help="Go on with the run that is in --out."),
+    click.option("--overwrite", is_flag=True, help="Replace the run that is in --out."),
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
+
+
+def chosen_inputs(source: str, chosen: dict[str, Any]) -> tuple[Inputs, Audit]:
+    """What the options say. Settings: recipe, then --config, then --set; the later wins."""
+    from labelsieve.config import from_toml, overrides
+    from labelsieve.inputs import Inputs
+    from labelsieve.pipeline import recipe
+
+    config, changes = chosen.pop("config"), chosen.pop("changes")
+    settings = recipe(chosen["recipe"], chosen["pretrain"])
+    if config is not None:
+        settings = from_toml(settings, config)
+    return Inputs(source=source, **chosen), overrides(settings, changes)

@@ -1,0 +1,95 @@
+"""What is done with finished runs, and the list of recipes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from labelsieve.cli.audit import show_audit
+from labelsieve.cli.console import progress, say
+from labelsieve.cli.features import show_features
+from labelsieve.cli.options import FILE, Command, json_option, run_options
+from labelsieve.errors import ConfigError, did_you_mean
+
+
+@click.command(cls=Command)
+@click.argument("run", type=FILE)
+def report(run: Path) -> None:
+    """Write the report page of a finished run again.
+
+    \b
+    Example:
+        labelsieve report run/
+    """
+    from labelsieve.jobs import rewrite_report
+
+    say(f"Report: {rewrite_report(run)}")
+
+
+@click.command(cls=Command)
+@click.argument("run", type=FILE)
+@click.option("--out", required=True, type=FILE, help="Folder of the new run.")
+@run_options
+@json_option
+def rerun(run: Path, out: Path, resume: bool, overwrite: bool, as_json: bool) -> None:
+    """Repeat a run from its run.json alone; of features, --out is the .npy file to write.
+
+    \b
+    Example:
+        labelsieve rerun run/ --out again/
+    """
+    from labelsieve.jobs import features_of, inputs_of
+    from labelsieve.pipeline import run_audit
+    from labelsieve.representation import run_features
+    from labelsieve.run import read_run
+
+    if read_run(run)["job"] == "features":
+        source, dictionary, pretraining = features_of(run)
+        with progress() as tell:
+            made = run_features(
+                source, dictionary, pretraining, out,
+                resume=resume, overwrite=overwrite, progress=tell,
+            )  # fmt: skip
+        show_features(made, out)
+        return
+    inputs, settings = inputs_of(run)
+    with progress() as tell:
+        audited = run_audit(
+            inputs, settings, out, resume=resume, overwrite=overwrite, progress=tell
+        )
+    show_audit(audited, out, as_json)
+
+
+@click.command(cls=Command)
+@click.argument("name", required=False)
+def recipes(name: str | None) -> None:
+    """List the named settings, or show one with all its values.
+
+    \b
+    Example:
+        labelsieve recipes robust
+    """
+    from labelsieve.config import to_dict
+    from labelsieve.features.recipes import PRETRAINING
+    from labelsieve.methods.sncf.recipes import RECIPES
+
+    both: dict[str, dict[str, Callable[[], Any]]] = {
+        "of an audit, --recipe NAME": {**RECIPES},
+        "of pretraining, --pretrain NAME": {**PRETRAINING},
+    }
+    if name is None:
+        for title, known in both.items():
+            click.echo(title)
+            for each, make in known.items():
+                click.echo(f"  {each}\n      {(make.__doc__ or '').strip().splitlines()[0]}")
+        return
+    every = {each: make for known in both.values() for each, make in known.items()}
+    if name not in every:
+        raise ConfigError(f"there is no recipe {name!r}. {did_you_mean(name, every)}")
+    about = inspect.cleandoc(every[name].__doc__ or "")
+    click.echo(f"{about}\n\n{json.dumps(to_dict(every[name]()), indent=2)}")
