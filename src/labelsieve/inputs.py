@@ -13,7 +13,7 @@ from labelsieve.errors import ConfigError
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
-_PATHS = ("source", "features", "weights")
+_PATHS = ("source", "valid", "features", "weights", "network")
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,11 @@ class Inputs:
     source: str
     label: str | None = None  # column
     truth: str | None = None  # column
+    valid: str | None = None  # images to choose by, not to learn from: of clustering
     features: str | None = None  # file of the user's own
     backbone: str | None = None  # timm:NAME
     weights: str | None = None  # file
+    network: str | None = None  # folder of a trained one, or file of weights
     pretrain: str | None = None  # recipe of features/recipes.py
     recipe: str = "robust"
     seed: int = 0
@@ -35,7 +37,7 @@ class Inputs:
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed is {self.seed}; expected 0 to {2**32 - 1}.")
         makers = {"--features": self.features, "--backbone": self.backbone,
-                  "--pretrain": self.pretrain}  # fmt: skip
+                  "--network": self.network, "--pretrain": self.pretrain}  # fmt: skip
         given = [option for option, value in makers.items() if value is not None]
         if len(given) > 1:
             raise ConfigError(f"{given[0]} and {given[1]} both name features; give one of them.")
@@ -51,8 +53,16 @@ def recorded(inputs: Inputs) -> dict[str, Any]:
 
 def stamps(inputs: Inputs) -> dict[str, str]:
     """Size and time of change of the files given: another stamp, another file."""
-    found = {name: os.stat(name) for name in (inputs.features, inputs.weights) if name}
+    given = (inputs.features, inputs.weights, _weights_of(inputs.network))
+    found = {name: os.stat(name) for name in given if name and os.path.exists(name)}
     return {name: f"{about.st_size} {about.st_mtime_ns}" for name, about in found.items()}
+
+
+def _weights_of(network: str | None) -> str | None:
+    """The file that changes where a network is replaced."""
+    if network is None or not os.path.isdir(network):
+        return network
+    return os.path.join(network, "model.safetensors")
 
 
 def check_device(name: str) -> None:

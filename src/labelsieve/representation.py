@@ -35,6 +35,7 @@ from labelsieve.neighbors.vote import neighbor_accuracy
 from labelsieve.records import Features, ImageSet
 from labelsieve.run import Run
 from labelsieve.runtime import Runtime
+from labelsieve.trained import JOINT, load_trained, trained_features
 
 FeatureMaker = Callable[[ImageSet, Pixels, Run, Progress], Features]
 
@@ -95,14 +96,26 @@ def represent(
 
 
 def feature_maker(
-    inputs: Inputs, dictionary: Dictionary, pretraining: Pretrain | None = None
+    inputs: Inputs,
+    dictionary: Dictionary,
+    pretraining: Pretrain | None = None,
+    *,
+    learn: NDArray[np.bool_] | None = None,
+    folder: str = "",
 ) -> FeatureMaker:
     """What makes the features that `inputs` ask for.
 
     What can be wrong with them is found here, before hours of decoding.
 
+    Args:
+        inputs: a file, a backbone or a network, if any, and the device.
+        dictionary: of dictionary features: where nothing else is asked for.
+        pretraining: of a network.
+        learn: (N,) the images to learn from; all by default. Every image gets a row.
+        folder: within the run's, for a network that is trained.
+
     Raises:
-        ConfigError: no such device or backbone.
+        ConfigError: no such device, backbone or network.
         DataError: no such file of features.
         MissingExtraError: the backbone needs a library that is not installed.
     """
@@ -110,6 +123,7 @@ def feature_maker(
     if inputs.features is not None and not Path(inputs.features).is_file():
         raise DataError(f"--features {inputs.features}: there is no such file.")
     model = None if inputs.backbone is None else load_timm(inputs.backbone, inputs.weights)
+    trained = None if inputs.network is None else load_trained(inputs.network, pretraining)
 
     def make(images: ImageSet, pixels: Pixels, run: Run, progress: Progress) -> Features:
         tell, store = partial(progress, "features"), run.checkpoint / "rows.npy"
@@ -117,11 +131,17 @@ def feature_maker(
             return load_features(Path(inputs.features), images, pixels.usable)
         if model is not None:
             return extract(images, model, device=inputs.device, progress=tell, path=store)
+        if trained is not None:
+            return trained_features(
+                images, pixels, trained, device=inputs.device, run=run, progress=progress
+            )
         if pretraining is not None:
-            return pretrained_features(images, pixels, pretraining, inputs, run, progress)
+            return pretrained_features(
+                images, pixels, pretraining, inputs, run, progress, learn, folder
+            )
         return dictionary_features(
-            images, pixels, dictionary, seed=inputs.seed, device=inputs.device, progress=tell,
-            path=store,
+            images, pixels, dictionary, learn=learn, seed=inputs.seed, device=inputs.device,
+            progress=tell, path=store,
         )  # fmt: skip
 
     return make
@@ -190,6 +210,8 @@ def pretrained_features(
     inputs: Inputs,
     run: Run,
     progress: Progress,
+    learn: NDArray[np.bool_] | None = None,
+    folder: str = "",
 ) -> Features:
     """Pretrain a network on the images, keep it in the run's folder, and extract its features.
 
@@ -200,6 +222,8 @@ def pretrained_features(
         inputs: seed and device.
         run: gets model.safetensors and model.json, a line an epoch in log.jsonl, and a checkpoint.
         progress: told stage, done and total.
+        learn: (N,) the images to learn from; all by default.
+        folder: of the network, within the run's.
     """
     runtime = Runtime.start(inputs.device, settings.training.precision)
     monitor = None
@@ -209,8 +233,8 @@ def pretrained_features(
     source = _source(images, pixels, settings, run.checkpoint, progress)
     runtime.any(False)  # the others, who wait for what was decoded, are to help
     encoder = pretrain(
-        source, _readable(images, pixels), settings, pixels=pixels.values, seed=inputs.seed,
-        runtime=runtime, folder=run.checkpoint, log=_log(run, settings),
+        source, _readable(images, pixels, learn), settings, pixels=pixels.values,
+        seed=inputs.seed, runtime=runtime, folder=run.checkpoint, log=_log(run, settings),
         monitor=monitor, progress=partial(progress, "pretrain"),
     )  # fmt: skip
     about = {
@@ -221,14 +245,16 @@ def pretrained_features(
         "images": images.fingerprint(),
     }
     parts = nn.ModuleDict({"backbone": encoder.network, "head": encoder.head})
-    save_network(run.path, parts.cpu(), about)
+    place = run.path / folder
+    place.mkdir(exist_ok=True)
+    save_network(place, parts.cpu(), about)
     tell, store = partial(progress, "features"), run.checkpoint / "rows.npy"
     if settings.rows == "joint":
         features = joint_features(
-            images, pixels, encoder.network, settings.joint, seed=inputs.seed,
+            images, pixels, encoder.network, settings.joint, learn=learn, seed=inputs.seed,
             device=inputs.device, progress=tell, path=store,
         )  # fmt: skip
-        with atomic(run.path / "joint.safetensors") as partial_file:
+        with atomic(place / JOINT) as partial_file:
             shutil.copyfile(store.with_suffix(".safetensors"), partial_file)
         return features
     backbone = backbone_of(encoder, settings)
@@ -303,13 +329,15 @@ def _source(
     return cached(images, size, folder / f"pixels-{size}.npy", progress=tell)
 
 
-def _readable(images: ImageSet, pixels: Pixels) -> NDArray[np.int64]:
+def _readable(
+    images: ImageSet, pixels: Pixels, learn: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
     """The rows to learn from.
 
     Raises:
         DataError: there are none.
     """
-    rows = np.flatnonzero(pixels.usable)
+    rows = np.flatnonzero(pixels.usable if learn is None else pixels.usable & learn)
     if not len(rows):
         raise nothing_left(images, dict(enumerate(map(str, pixels.reasons))))
     return rows

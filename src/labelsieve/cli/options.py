@@ -65,6 +65,7 @@ feature_options = options(
     click.option("--features", metavar="FILE", help="Your own: .npy, .npz or .parquet."),
     click.option("--backbone", metavar="timm:NAME", help="A pretrained network."),
     click.option("--weights", metavar="FILE", help="Its weights; nothing is ever downloaded."),
+    click.option("--network", metavar="PATH", help="One trained before: its folder, or weights."),
     click.option("--pretrain", metavar="RECIPE", help="Train a network on these images first."),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps."),
 )

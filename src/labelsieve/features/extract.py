@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +34,7 @@ def dictionary_features(
     pixels: Pixels,
     settings: Dictionary | None = None,
     *,
+    learn: NDArray[np.bool_] | None = None,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -44,6 +46,7 @@ def dictionary_features(
         images: the set that `pixels` were decoded from.
         pixels: of all images, at `settings.image_size`.
         settings: `Dictionary()` unless given.
+        learn: (N,) the images to learn from; all by default.
         seed: of all random choices.
         device: "cpu", "cuda", ...
         progress: told codes made and codes to make, those of fitting included.
@@ -54,12 +57,12 @@ def dictionary_features(
         DataError: no image could be decoded, or the pixels are of another size.
     """
     settings = settings or Dictionary()
-    rows = np.flatnonzero(pixels.usable)
+    rows, about = learned_from(pixels, learn)
     if len(rows) == 0:
         raise nothing_left(images, dict(enumerate(map(str, pixels.reasons))))
     made_by = (
         f"dictionary features {settings.digest()} in {_name(code_dtype(device))}, "
-        f"seed {seed}, of {images.fingerprint()}, {len(rows)} decoded by {decoder_name()}"
+        f"seed {seed}, of {images.fingerprint()}, {about}"
     )
     return transformed(
         images, pixels, made_by,
@@ -69,6 +72,21 @@ def dictionary_features(
         lambda saved: DictionaryModel.load(saved, device),
         n_fitted=dictionary.n_codes_to_fit(len(rows), settings), progress=progress, path=path,
     )  # fmt: skip
+
+
+def learned_from(pixels: Pixels, learn: NDArray[np.bool_] | None) -> tuple[NDArray[np.int64], str]:
+    """The rows to fit to, and the words for them: how many, of which images, by which decoder.
+
+    Args:
+        pixels: of all images.
+        learn: (N,) the images to learn from; all that could be decoded by default.
+    """
+    n = int(np.count_nonzero(pixels.usable))
+    if learn is None:
+        return np.flatnonzero(pixels.usable), f"{n} decoded by {decoder_name()}"
+    chosen = hashlib.blake2b(np.packbits(learn).tobytes(), digest_size=6).hexdigest()
+    rows = np.flatnonzero(pixels.usable & learn)
+    return rows, f"{n} decoded by {decoder_name()}, learned from {len(rows)} ({chosen})"
 
 
 class Transform(Protocol):

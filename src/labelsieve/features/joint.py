@@ -22,7 +22,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from labelsieve.config import from_dict, to_dict
 from labelsieve.data.augment import AS_STORED, clean_view, contrastive_view
-from labelsieve.data.decode import Pixels, decoder_name
+from labelsieve.data.decode import Pixels
 from labelsieve.data.draws import Draws
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features import dictionary
@@ -34,7 +34,7 @@ from labelsieve.features.dictionary import (
     mapped_rows,
     to_device,
 )
-from labelsieve.features.extract import transformed
+from labelsieve.features.extract import learned_from, transformed
 from labelsieve.features.resnets import mean_over_places
 from labelsieve.features.weights import digest
 from labelsieve.files import atomic
@@ -274,12 +274,13 @@ def _fit_map(
     return JointModel(settings, model, network, center, projection, agreement)
 
 
-def joint_features(
+def joint_features(  # noqa: PLR0913 -- dictionary_features', and a network with its settings
     images: ImageSet,
     pixels: Pixels,
     network: nn.Module,
     settings: Joint,
     *,
+    learn: NDArray[np.bool_] | None = None,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -292,15 +293,16 @@ def joint_features(
         pixels: of all images, at the dictionary's size.
         network: that was trained on them.
         settings: of the map.
+        learn: (N,) the images that the map is fitted to; all by default.
         seed: of all random choices.
         device: "cpu", "cuda", ...
         progress: told codes made and codes to make.
         path: an .npy file to hold the rows in place of memory, from which a killed run goes on.
     """
-    rows = np.flatnonzero(pixels.usable)
+    rows, about = learned_from(pixels, learn)
     made_by = (
         f"joint features {settings.digest()} of a network {digest(network)}, seed {seed}, of "
-        f"{images.fingerprint()}, {len(rows)} decoded by {decoder_name()}"
+        f"{images.fingerprint()}, {about}"
     )
     return transformed(
         images, pixels, made_by,

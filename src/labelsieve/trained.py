@@ -1,0 +1,143 @@
+"""A network that was trained before, and the rows it makes: `--network PATH`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from torch import nn
+
+from labelsieve.data.augment import Normalization
+from labelsieve.data.decode import Pixels, decode_images, decoder_name
+from labelsieve.errors import ConfigError
+from labelsieve.features.backbones import Backbone, network
+from labelsieve.features.contrast import Encoder
+from labelsieve.features.extract import extract, transformed
+from labelsieve.features.joint import JointModel
+from labelsieve.features.pretrain import Pretrain
+from labelsieve.features.saved import load_network
+from labelsieve.features.weights import digest
+from labelsieve.inputs import Progress
+from labelsieve.records import Features, ImageSet
+from labelsieve.run import Run
+
+JOINT = "joint.safetensors"  # beside a network's model.json, where its rows are joint ones
+Rows = Literal["head", "network", "joint"]
+
+
+class Trained(NamedTuple):
+    """A network, what it expects, and how its rows are made."""
+
+    backbone: nn.Module
+    head: nn.Module | None
+    image_size: int  # side of the images that its views were cut from, pixels
+    view_size: int  # side of its input
+    normalization: Normalization
+    rows: Rows
+    joint: Path | None  # the file of the map, where rows are joint ones
+
+
+def load_trained(path: str | Path, pretraining: Pretrain | None = None) -> Trained:
+    """The network that an earlier run trained, or one of ours with weights from a file.
+
+    Args:
+        path: a folder with model.json, such as that of `labelsieve features --pretrain`; or a file
+            of weights, such as MoCo's of a ResNet-50.
+        pretraining: what says of a file which network it is for, and how images are shown to it.
+
+    Raises:
+        ConfigError: there is no network, or the file has other weights than the settings' network.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _from_folder(path)
+    if not path.exists():
+        raise ConfigError(f"--network {path}: there is no such folder or file.")
+    if pretraining is None:
+        raise ConfigError(
+            f"--network {path}: a file of weights does not say of which network. Add --pretrain or "
+            "a --recipe that names one, or give a folder with model.json."
+        )
+    module = network(pretraining.network, weights=path)
+    normalization: Normalization = module.normalization  # type: ignore[assignment]
+    size = pretraining.views.size
+    return Trained(module, None, pretraining.image_size, size, normalization, "network", None)
+
+
+def trained_features(
+    images: ImageSet,
+    pixels: Pixels,
+    trained: Trained,
+    *,
+    device: str,
+    run: Run,
+    progress: Progress,
+) -> Features:
+    """The rows that a network makes of any images, new ones too."""
+    tell, store = partial(progress, "features"), run.checkpoint / "rows.npy"
+    if trained.joint is None:
+        return extract(images, as_backbone(trained), device=device, progress=tell, path=store)
+    if pixels.values.shape[-1] != trained.image_size:
+        size = trained.image_size
+        at = run.checkpoint / f"pixels-{size}.npy"
+        pixels = decode_images(images, size, path=at, progress=partial(progress, "decode"))
+    model = JointModel.load(trained.joint, trained.backbone, device)
+    n = int(np.count_nonzero(pixels.usable))
+    made_by = (
+        f"joint features {model.settings.digest()} fitted before, of a network "
+        f"{digest(trained.backbone)}, of {images.fingerprint()}, {n} decoded by {decoder_name()}"
+    )
+    return transformed(
+        images, pixels, made_by, lambda _: model,
+        lambda saved: JointModel.load(saved, trained.backbone, device),
+        n_fitted=0, progress=tell, path=store,
+    )  # fmt: skip
+
+
+def as_backbone(trained: Trained) -> Backbone:
+    """The network as what `extract` takes: with its head, or without."""
+    module = trained.backbone
+    if trained.rows == "head" and trained.head is not None:
+        module = Encoder(trained.backbone, trained.head)
+    mean, deviation = trained.normalization
+    name = f"{type(trained.backbone).__name__} trained before {digest(module)}"
+    return Backbone(module, trained.view_size, mean, deviation, name)
+
+
+def _from_folder(path: Path) -> Trained:
+    module, about = load_network(path)
+    if not isinstance(module, nn.ModuleDict) or "backbone" not in module:
+        raise ConfigError(
+            f"--network {path}: the model there has no backbone. Give a folder that `labelsieve "
+            "features --pretrain` or `labelsieve cluster` wrote."
+        )
+    try:
+        rows: Rows = about.get("rows", "network")
+        joint = path / JOINT if rows == "joint" else None
+        if joint is not None and not joint.is_file():
+            raise ConfigError(f"--network {path}: {JOINT}, which its rows need, is missing.")
+        return Trained(
+            backbone=module["backbone"],
+            head=dict(module.named_children()).get("head"),
+            image_size=int(about["image_size"]),
+            view_size=_view_size(about),
+            normalization=_normalization(about["normalization"]),
+            rows=rows,
+            joint=joint,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"--network {path}: model.json does not say how images are shown to the network "
+            f"({error!r}). Give a folder that this version of labelsieve wrote."
+        ) from error
+
+
+def _view_size(about: Mapping[str, Any]) -> int:
+    return int(about["view_size"] if "view_size" in about else about["pretrain"]["views"]["size"])
+
+
+def _normalization(about: Mapping[str, Any]) -> Normalization:
+    return Normalization(tuple(about["mean"]), tuple(about["deviation"]))
