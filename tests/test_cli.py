@@ -125,7 +125,7 @@ def same_bytes(a: Path, b: Path) -> None:
     "stage",
     [
         (representation, "dictionary_features"),
-        (pipeline, "nearest_neighbors"),
+        (pipeline, "neighbors_of"),
         (pipeline, "detect"),
         (pipeline, "write_page"),
     ],

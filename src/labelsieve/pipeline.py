@@ -26,9 +26,8 @@ from labelsieve.methods.sncf.detect import detect
 from labelsieve.methods.sncf.paper import PaperDetection
 from labelsieve.methods.sncf.recipes import RECIPES
 from labelsieve.methods.sncf.robust import RobustDetection
-from labelsieve.neighbors.approximate import EXACT_LIMIT, approximate_neighbors
+from labelsieve.neighbors.approximate import EXACT_LIMIT
 from labelsieve.neighbors.duplicates import Duplicates, exact_duplicates, near_duplicates
-from labelsieve.neighbors.knn import nearest_neighbors
 from labelsieve.records import Features, Findings, ImageSet, Neighbors
 from labelsieve.report.metrics import Scores, score
 from labelsieve.report.page import write_page
@@ -36,6 +35,7 @@ from labelsieve.report.table import summary
 from labelsieve.representation import FeatureMaker, feature_maker
 from labelsieve.run import Run
 from labelsieve.runtime import n_launched
+from labelsieve.stages import neighbors_of, rows_of
 
 
 @dataclass(frozen=True)
@@ -251,11 +251,13 @@ def _stages(
             Features.save,
             Features.load,
         )
-    values = _rows_of(features, images, whole)
+    values = rows_of(features, images, whole)
     with run.stage("neighbors"):
         neighbors = run.cached(
             run.checkpoint / "neighbors.npz",
-            lambda: _neighbors(values, settings.n_neighbors, inputs.seed, run, progress),
+            lambda: neighbors_of(
+                values, settings.n_neighbors, seed=inputs.seed, run=run, progress=progress
+            ),
             Neighbors.save,
             Neighbors.load,
         )
@@ -284,30 +286,3 @@ def _whole_rows(images: ImageSet, pixels: Pixels) -> NDArray[np.int64]:
             f"{pixels.reasons[row]}."
         )
     return whole
-
-
-def _neighbors(
-    values: NDArray[np.float32], n_neighbors: int, seed: int, run: Run, progress: Progress
-) -> Neighbors:
-    """Exact up to a million images; beyond, most of them, and run.json says how many."""
-    tell = partial(progress, "neighbors")
-    if len(values) <= EXACT_LIMIT:
-        return nearest_neighbors(values, n_neighbors, progress=tell)
-    found = approximate_neighbors(values, n_neighbors, seed=seed, progress=tell)
-    run.note(neighbor_recall=found.recall)
-    return found.neighbors
-
-
-def _rows_of(features: Features, images: ImageSet, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The features of some images, in their order; no copy where the order is the same."""
-    wanted = tuple(images.ids[row] for row in rows)
-    if features.ids == wanted:
-        return features.values
-    place = {name: row for row, name in enumerate(features.ids)}
-    missing = [name for name in wanted if name not in place]
-    if missing:
-        raise DataError(
-            f"{features.made_by}: no features for {len(missing)} of {len(wanted)} images that "
-            f"can be read, such as {missing[0]!r}. Make them for the whole set."
-        )
-    return features.values[[place[name] for name in wanted]]

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from labelsieve.config import to_dict
-from labelsieve.data.batches import Source, cached, resident, streamed
 from labelsieve.data.decode import Pixels, decode_images
 from labelsieve.data.read import read
 from labelsieve.errors import ConfigError, DataError, RunError
@@ -35,12 +34,11 @@ from labelsieve.neighbors.vote import neighbor_accuracy
 from labelsieve.records import Features, ImageSet
 from labelsieve.run import Run
 from labelsieve.runtime import Runtime
+from labelsieve.stages import fitting_pixels, image_source, small_size
 from labelsieve.trained import JOINT, load_trained, trained_features
 
 FeatureMaker = Callable[[ImageSet, Pixels, Run, Progress], Features]
 
-# Images up to this side are decoded once, to one array; larger ones while the network trains.
-SMALL = 96  # pixels
 # The score by neighbors: how many vote, as SNCF's code has it, and of how many images at most. Its
 # cost grows with their square, and other processes wait for it.
 N_VOTERS, VOTE_TEMPERATURE, MOST_SCORED = 200, 0.1, 50_000
@@ -229,8 +227,8 @@ def pretrained_features(
     monitor = None
     if images.labels is not None and images.class_names:
         monitor = partial(_neighbor_score, images=images, settings=settings, inputs=inputs)
-    pixels = _fitting(images, pixels, settings, run.checkpoint, progress)
-    source = _source(images, pixels, settings, run.checkpoint, progress)
+    pixels = fitting_pixels(images, pixels, settings.image_size, run.checkpoint, progress)
+    source = image_source(images, pixels, settings.image_size, run.checkpoint, progress)
     runtime.any(False)  # the others, who wait for what was decoded, are to help
     encoder = pretrain(
         source, _readable(images, pixels, learn), settings, pixels=pixels.values,
@@ -284,7 +282,7 @@ def _help_to_train(
         return
     checkpoint = folder / "checkpoint"
     pixels = _pixels(images, settings, dictionary, checkpoint, silent)
-    source = _source(images, pixels, settings, checkpoint, silent)
+    source = image_source(images, pixels, settings.image_size, checkpoint, silent)
     pretrain(
         source, _readable(images, pixels), settings, pixels=pixels.values, seed=inputs.seed,
         runtime=runtime, folder=checkpoint,
@@ -299,34 +297,9 @@ def _pixels(
     progress: Progress,
 ) -> Pixels:
     """All images at a small size: that of the network where it is small, else the dictionary's."""
-    small = settings is not None and settings.image_size <= SMALL
-    size = settings.image_size if settings is not None and small else dictionary.image_size
+    size = small_size(dictionary, None if settings is None else settings.image_size)
     tell = partial(progress, "decode")
     return decode_images(images, size, path=folder / "pixels.npy", progress=tell)
-
-
-def _fitting(
-    images: ImageSet, pixels: Pixels, settings: Pretrain, folder: Path, progress: Progress
-) -> Pixels:
-    """Pixels of the network's size where it is small: an audit's are of its dictionary's size."""
-    size = settings.image_size
-    if size > SMALL or pixels.values.shape[-1] == size:
-        return pixels
-    tell = partial(progress, "decode")
-    return decode_images(images, size, path=folder / f"pixels-{size}.npy", progress=tell)
-
-
-def _source(
-    images: ImageSet, pixels: Pixels, settings: Pretrain, folder: Path, progress: Progress
-) -> Source:
-    """Where training takes images from: the array there is, another one, or files decoded ahead."""
-    size = settings.image_size
-    if pixels.values.shape[-1] == size:
-        return resident(pixels)
-    if size > SMALL and images.places.kind != "parquet":
-        return streamed(images, size)
-    tell = partial(progress, "decode")
-    return cached(images, size, folder / f"pixels-{size}.npy", progress=tell)
 
 
 def _readable(
