@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "run": {"errors", "files"},
     "memory": set(),
     "records": {"errors", "files"},
+    "clusters": {"records", "errors", "files"},
     "data": {"records", "errors", "files", "config"},
     "batch_norm": set(),
     "runtime": {"batch_norm", "errors"},
@@ -36,8 +37,10 @@ MAY_IMPORT = {
     "train": {"checkpoints", "logs", "memory", "optimizers", "runtime", "config", "errors"},
     "features": {"data", "records", "errors", "files", "config"} | TRAINING,
     "neighbors": {"records", "errors", "files", "config"},
-    "methods": {"features", "neighbors", "data", "records", "errors", "files", "config"} | TRAINING,
-    "report": {"features", "neighbors", "data", "records", "errors", "files", "config"},
+    "methods": {"features", "neighbors", "data", "clusters", "records", "errors", "files", "config"}
+    | TRAINING,
+    "report": {"features", "neighbors", "data", "clusters", "records", "errors", "files", "config"},
+    "exports": {"report", "data", "clusters", "records", "run", "errors", "files"},
 }
 
 

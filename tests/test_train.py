@@ -26,7 +26,7 @@ from labelsieve.data.batches import Batches, resident
 from labelsieve.data.samplers import shuffled
 from labelsieve.errors import ConfigError, MissingExtraError, NumericError, RunError
 from labelsieve.logs import TIMINGS, EpochLog
-from labelsieve.optimizers import Optimizer, make_optimizers
+from labelsieve.optimizers import Average, Optimizer, make_optimizers
 from labelsieve.runtime import Runtime, bare
 from labelsieve.train import LearningRate, Training, cosine, one_cycle, steps, train
 from processes import together
@@ -304,6 +304,127 @@ def test_a_value_is_that_of_its_time():
 
     toy.step = step
     assert toy.train()[0]["count"] == 2.5  # of 1, 2, 3, 4
+
+
+# Batches without a loss
+
+
+class Skipping(Toy):
+    """A toy whose step has no loss in some batches, given as (epoch, step)."""
+
+    def __init__(self, without, settings=PLAIN):
+        super().__init__(settings)
+        self.without = without
+
+    def step(self, batch):
+        values = super().step(batch)
+        if (batch.epoch, batch.step) in self.without:
+            del values["loss"]
+        return values
+
+
+ADAM = replace(PLAIN, optimizer=Optimizer("adam"))  # whose state moves even where gradients are 0
+
+
+def everything(toy):
+    states = [optimizer.state_dict()["state"] for optimizer in toy.optimizers]
+    return toy.net.weight.item(), json.dumps(states, default=lambda tensor: tensor.tolist())
+
+
+def test_an_update_without_a_loss_leaves_weights_and_optimizer_as_they_are():
+    toy, moments = Skipping({(0, 1), (0, 2), (1, 0)}, ADAM), []
+    toy.train(progress=lambda *_: moments.append(everything(toy)))
+    assert len(moments) == 12  # progress goes on
+    same = [i for i in range(1, 12) if moments[i] == moments[i - 1]]
+    assert same == [1, 2, 4]
+    steps_taken = [state["step"].item() for state in toy.optimizers[0].state.values()]
+    assert steps_taken == [9]
+
+
+def test_an_average_does_not_follow_an_update_without_a_loss():
+    toy = Skipping({(epoch, step) for epoch in range(3) for step in range(4)} - {(1, 2)})
+    average = Average(toy.net, 0.5)
+    average.follow(toy.optimizers[0])
+    toy.train()
+    assert toy.net.weight.item() != 1
+    assert average.module.weight.item() == pytest.approx((1 + toy.net.weight.item()) / 2)
+
+
+@pytest.mark.parametrize("without", [{0}, {1}, {2}, {0, 1}, {1, 2}, {0, 1, 2}, {3}, {0, 3}])
+def test_an_update_is_the_mean_over_its_batches_with_a_loss(without):
+    settings = replace(PLAIN, accumulate=3, epochs=1)  # of batches 0 to 2, and of 3
+    toy, weight = Skipping({(0, step) for step in without}, settings), 1.0
+    batches = [rows / 10 for rows in toy.batches.sampler.epoch(0)]
+    for update in ([0, 1, 2], [3]):
+        gradients = [2 * weight * np.mean(batches[i] ** 2) for i in update if i not in without]
+        weight -= 0.1 * np.mean(gradients) if gradients else 0.0
+    toy.train()
+    assert toy.net.weight.item() == pytest.approx(weight, rel=1e-12)
+
+
+def test_the_log_has_means_over_batches_with_a_loss_and_none_where_there_is_none(tmp_path: Path):
+    toy = Skipping({(0, 0), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3)})
+    losses, plain = [], toy.step
+
+    def step(batch):
+        values = plain(batch)
+        losses.extend([values["loss"].item()] if "loss" in values else [])
+        return values
+
+    toy.step = step
+    log = EpochLog(tmp_path / "log.jsonl", "toy")
+    history = toy.train(log=log)
+    assert history[0]["loss"] == pytest.approx(np.mean(losses[:2]))
+    assert "loss" not in history[1]
+    assert history[2]["loss"] == pytest.approx(np.mean(losses[2:]))
+    assert [values["rows"] for values in history] == [pytest.approx(0.75)] * 3  # of all batches
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert ["loss" in line for line in lines] == [True, False, True]
+
+
+def test_an_epoch_in_which_steps_say_nothing_has_timings_only():
+    toy = Toy(replace(PLAIN, epochs=1))
+    toy.step = lambda batch: {}
+    assert list(toy.train()[0]) == ["learning_rate", *TIMINGS]
+    assert toy.net.weight.item() == 1
+
+
+def test_a_loss_that_is_not_finite_is_found_among_batches_without_one():
+    toy = Skipping({(0, 0), (0, 2)}, replace(PLAIN, accumulate=4))
+    plain = toy.step
+
+    def step(batch):
+        values = plain(batch)
+        return {name: value * math.nan for name, value in values.items()}
+
+    toy.step = step
+    with pytest.raises(NumericError, match="epoch 0, batch 1: the loss is nan"):
+        toy.train()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("stop", [(0, 2), (1, 1), (1, 2), (1, 3), (2, 0)])
+def test_skipping_goes_on_with_the_same_bits_wherever_it_was_interrupted(
+    tmp_path: Path, accumulate, stop
+):
+    settings = replace(ADAM, accumulate=accumulate, checkpoint_minutes=1e-9)
+    without = {(0, 0), (0, 1), (1, 1), (1, 2), (2, 3)}
+    unbroken, begun, toy = (Skipping(without, settings) for _ in range(3))
+    expected = unbroken.train()
+    plain = begun.step
+
+    def step(batch):
+        if (batch.epoch, batch.step) == stop:
+            raise KeyboardInterrupt
+        return plain(batch)
+
+    begun.step = step
+    with pytest.raises(KeyboardInterrupt):
+        begun.train(folder=tmp_path)
+    history = toy.train(folder=tmp_path)
+    assert toy.seen[0] == (stop[0], stop[1] // accumulate * accumulate)  # no update is redone
+    assert everything(toy) == everything(unbroken)
+    assert [without_timings(v) for v in history] == [without_timings(v) for v in expected]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -608,7 +729,7 @@ def test_tensorboard_that_is_not_installed_says_how(tmp_path: Path, monkeypatch)
 # Several processes
 
 
-def trained(precision="float32", stop=None):
+def trained(precision="float32", stop=None, without=()):
     """Weights, statistics and history after a training with batch norm, accumulation, clipping."""
     settings = Training(
         epochs=2, batch_size=8, learning_rate=LearningRate(peak=0.3), accumulate=2,
@@ -634,7 +755,10 @@ def trained(precision="float32", stop=None):
         loss = loss + cross_entropy(rows, labels)
         if (batch.epoch, batch.step, runtime.rank) == stop:
             loss = loss * math.nan
-        return {"loss": loss, "own": batch.rows.double().mean()}
+        values = {"loss": loss, "own": batch.rows.double().mean()}
+        if batch.step in without:
+            del values["loss"]
+        return values
 
     optimizers = make_optimizers(settings.optimizer, [net])
     history = train(step, batches, optimizers, settings, runtime=runtime, state={"net": net})
@@ -650,6 +774,21 @@ def test_two_processes_end_with_the_weights_and_log_of_one():
             assert torch.allclose(found[name], value, rtol=1e-9, atol=1e-9), name
         for ours, values in zip(history, theirs, strict=True):
             assert values == pytest.approx(ours, rel=1e-9)
+
+
+@pytest.mark.parametrize("without", [(0,), (1,), (0, 1), (3,), (4,), (1, 2, 4)])
+def test_two_processes_skip_what_one_does(without):
+    """Five batches an epoch, in updates of two, two and one; a last one has all gradients sent."""
+    weights, history = trained(without=without)
+    assert not torch.equal(weights["8.weight"], trained()[0]["8.weight"])
+    both = together(trained, "float32", None, without)
+    for found, theirs in both:
+        for name, value in weights.items():
+            assert torch.allclose(found[name], value, rtol=1e-9, atol=1e-9), name
+        for ours, values in zip(history, theirs, strict=True):
+            assert values == pytest.approx(ours, rel=1e-9)
+    for name, value in both[0][0].items():
+        assert torch.equal(both[1][0][name], value), name
 
 
 def stopped(stop):

@@ -60,7 +60,7 @@ def cannot_write(path: Path, error: OSError) -> RunError:
 
 
 def write_csv(table: pa.Table, path: Path) -> None:
-    r"""Write a table of texts, numbers and lists of texts as CSV, atomically.
+    r"""Write a table of texts, numbers and lists of either as CSV, atomically.
 
     Null is an empty field. The items of a list are joined by `|`, with `\` before a `|` or `\` of
     their own. Text that a spreadsheet would run as a formula (it starts with = + - @ tab or return
@@ -77,7 +77,8 @@ def write_csv(table: pa.Table, path: Path) -> None:
 def _for_csv(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_list(column.type):
         lists = column.combine_chunks()
-        texts = pc.replace_substring_regex(lists.flatten(), r"([|\\])", r"\\\1")
+        texts = lists.flatten().cast(pa.string())
+        texts = pc.replace_substring_regex(texts, r"([|\\])", r"\\\1")
         rejoined = pa.ListArray.from_arrays(_offsets(lists), texts)
         column = pc.binary_join(rejoined, "|")
     if not pa.types.is_string(column.type):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelsieve.clusters import Clusters
 from labelsieve.config import from_dict, to_dict
 from labelsieve.data.corrupt import corrupt
 from labelsieve.data.demo import DemoNoise, make_demo
@@ -23,6 +24,7 @@ from labelsieve.features.pretrain import Pretrain
 from labelsieve.inputs import Inputs, Progress, recorded
 from labelsieve.pipeline import Audit, Audited, audit_into, recipe
 from labelsieve.records import Features, Findings
+from labelsieve.report.cluster_evaluation import ClusterEvaluation, evaluation
 from labelsieve.report.metrics import Scores, score
 from labelsieve.report.page import write_page
 from labelsieve.representation import feature_maker
@@ -82,10 +84,31 @@ def run_corrupt(  # noqa: PLR0913 -- one argument for each kind of noise
 
 def evaluate_run(run: Path, truth: Path) -> Scores:
     """Score the findings of a finished run against a table of true labels."""
-    if read_run(run)["job"] == "features":
+    job = read_run(run)["job"]
+    if job == "features":
         raise RunError(f"{run}: a run that made features; there are no findings to score.")
+    if job == "cluster":
+        raise RunError(f"{run}: a run that made clusters; there are no findings to score.")
     findings = Findings.load(run / "findings.parquet")
     return score(findings, read_truth(truth, findings.image))
+
+
+def evaluate_clusters(runs: Sequence[Path], truth: Path) -> ClusterEvaluation:
+    """Score the clusters of finished runs, such as those of several seeds, against a table.
+
+    Raises:
+        RunError: a run did not make clusters, or is named twice.
+        DataError: the table does not match the images, or two runs are of different images.
+    """
+    found: dict[str, Clusters] = {}
+    for run in runs:
+        if (job := read_run(run)["job"]) != "cluster":
+            raise RunError(f"{run}: made by `labelsieve {job}`; expected runs of `cluster`.")
+        if any(run.resolve() == Path(other).resolve() for other in found):
+            raise RunError(f"{run}: named twice. A run always agrees with itself; name it once.")
+        found[str(run)] = Clusters.load(run / "clusters.parquet")
+    truths = {name: read_truth(truth, clusters.image) for name, clusters in found.items()}
+    return evaluation(found, truths)
 
 
 def rewrite_report(run: Path) -> Path:

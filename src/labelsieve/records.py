@@ -163,7 +163,7 @@ class ImageSet:
     @classmethod
     def load(cls, path: Path) -> ImageSet:
         """Read a manifest that `save` wrote."""
-        table, about = _read(path)
+        table, about = read_table(path)
         column = {name: table.column(name) for name in table.column_names}
         tags = None
         if "tags" in column:
@@ -373,7 +373,7 @@ class Findings:
     @classmethod
     def load(cls, path: Path) -> Findings:
         """Read what `save` wrote."""
-        table, about = _read(path)
+        table, about = read_table(path)
         column = {name: table.column(name).to_pylist() for name in table.column_names}
         images = tuple(column["image"])
         rows = {name: row for row, name in enumerate(images)}
@@ -414,7 +414,7 @@ def _noise_rate(about: dict[str, Any]) -> NoiseRate:
     return NoiseRate(**{**about, **intervals})
 
 
-def _read(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+def read_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     """A Parquet file of ours, and what its metadata say."""
     try:
         table = pq.read_table(path)

@@ -3,6 +3,7 @@
 A method supplies `step(batch) -> {"loss": ..., ...}`; everything else that training needs is here:
 
 - the learning rate of each update, gradients accumulated over batches and clipped;
+- batches without a loss, because there is nothing to learn from them, change nothing;
 - checkpoints: a training killed at any moment goes on, and on CPU ends with the same bits as one
   that was not;
 - a line an epoch in the log: means of all that `step` returned, images/s, the share of time waited
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args
@@ -176,9 +178,14 @@ def train(  # noqa: PLR0913  # everything a phase has, in one place
 ) -> list[dict[str, float]]:
     """Train for so many epochs, or go on where the checkpoint in `folder` ends.
 
+    A batch may have no loss, as where no image of it is confident. An update then takes the mean
+    over those of its batches that have one; if none has, weights, averages and the optimizers'
+    state stay as they are, and the learning rate goes on as if they had changed.
+
     Args:
         step: gives the loss of a batch, and other scalars for the log: a tensor each, of the same
-            names on all processes.
+            names on all processes. Without "loss" there is no backward; so that all processes leave
+            it out of the same batches, it must be decided on rows that are gathered.
         batches: the same in the same order whenever an epoch is asked for.
         optimizers: of `make_optimizers`.
         settings: `optimizer` and `batch_size` are for those who make the two above.
@@ -193,7 +200,8 @@ def train(  # noqa: PLR0913  # everything a phase has, in one place
 
     Returns:
         The values of all epochs from the first, whichever process trained them: the means of what
-        `step` returned, "learning_rate" of the last update, and the `logs.TIMINGS`.
+        `step` returned, each over the batches that had it, so no "loss" where none had one;
+        "learning_rate" of the last update, and the `logs.TIMINGS`.
 
     Raises:
         NumericError: a loss is not finite.
@@ -210,21 +218,21 @@ def train(  # noqa: PLR0913  # everything a phase has, in one place
     checkpoint.load()
     if log is not None and runtime.is_main:
         log.restart(place.epoch)
-    networks = [thing for thing in state.values() if isinstance(thing, nn.Module)]
+    update = _Update(optimizers, state, settings, runtime)
     while not place.is_over(settings.epochs):
         place.begin()
         for i, batch in enumerate(batches.epoch(place.epoch, place.batch), place.batch):
             turn, n_shared, is_last = _turn(i, n, settings.accumulate)
             if turn == 0:
                 _set_rates(optimizers, _rate(settings, place.epoch, i, n))
-            with runtime.accumulating(networks, last=is_last):
+            with update.sharing(last=is_last):
                 values = step(batch)
-                runtime.backward(values["loss"] / n_shared)
+                update.add(values.get("loss"), n_shared)
             place.add(values)
             losses.add(i, values)
             if not is_last:
                 continue
-            runtime.clip_and_step(optimizers, settings.largest_gradient)
+            update.take(n_shared)
             place.batch = i + 1
             if progress is not None and runtime.is_main:
                 progress(place.epoch * n + place.batch, settings.epochs * n)
@@ -292,6 +300,51 @@ def _set_rates(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None
             group["lr"] = rate * group.get("lr_factor", 1.0)
 
 
+class _Update:
+    """The gradients of the batches that share an update, some of which may have no loss."""
+
+    def __init__(
+        self,
+        optimizers: Sequence[torch.optim.Optimizer],
+        state: Mapping[str, Kept],
+        settings: Training,
+        runtime: Runtime,
+    ) -> None:
+        self._optimizers, self._settings, self._runtime = optimizers, settings, runtime
+        self._networks = [thing for thing in state.values() if isinstance(thing, nn.Module)]
+        self._n_losses = 0
+
+    def sharing(self, last: bool) -> AbstractContextManager[None]:
+        """Around a batch: only the last of an update averages gradients over processes."""
+        return self._runtime.accumulating(self._networks, last)
+
+    def add(self, loss: Tensor | None, n_shared: int) -> None:
+        """Backward of a batch, if it has a loss."""
+        if loss is not None:
+            self._runtime.backward(loss / n_shared)
+            self._n_losses += 1
+
+    def take(self, n_shared: int) -> None:
+        """Change the weights, if any batch had a loss."""
+        if self._n_losses == 0:
+            return
+        if self._n_losses < n_shared:
+            self._correct(n_shared / self._n_losses)
+        self._runtime.clip_and_step(self._optimizers, self._settings.largest_gradient)
+        self._n_losses = 0
+
+    def _correct(self, factor: float) -> None:
+        """Divide by the batches that had a loss only, and average over processes.
+
+        That is left to the last batch of an update, which may be one without a loss; where it was
+        not, gradients are equal, and so is their mean.
+        """
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        for weight in (weight for group in groups for weight in group["params"]):
+            if weight.grad is not None:
+                weight.grad = factor * self._runtime.mean(weight.grad)
+
+
 class _Place:
     """How far a training has come, and what the epoch it is in has given so far."""
 
@@ -330,7 +383,9 @@ class _Place:
     def summary(self, rate: float, runtime: Runtime) -> dict[str, float]:
         """What the log says of the epoch: means over its batches and over processes."""
         means = [total.to(runtime.device) / self.counts[name] for name, total in self.sums.items()]
-        values = dict(zip(self.sums, runtime.mean(torch.stack(means)).tolist(), strict=True))
+        values = {}
+        if means:
+            values = dict(zip(self.sums, runtime.mean(torch.stack(means)).tolist(), strict=True))
         n_images = len(self._batches) * self._batches.batch_size
         seconds = max(self.seconds, 1e-9)
         timings = (round(n_images / seconds, 1), round(self.waited / seconds, 4))
@@ -358,7 +413,8 @@ class _Losses:
         self._n_updates = 0  # since the last look
 
     def add(self, i: int, values: Mapping[str, Tensor]) -> None:
-        self._seen.append((i, {name: value.detach() for name, value in values.items()}))
+        if "loss" in values:
+            self._seen.append((i, {name: value.detach() for name, value in values.items()}))
 
     def looked(self, epoch: int) -> bool:
         """Note an update; whether it was one to look at, and all losses up to it are finite."""

@@ -69,18 +69,27 @@ def load_trained(path: str | Path, pretraining: Pretrain | None = None) -> Train
 
 def trained_features(
     images: ImageSet,
-    pixels: Pixels,
+    pixels: Pixels | None,
     trained: Trained,
     *,
     device: str,
     run: Run,
     progress: Progress,
 ) -> Features:
-    """The rows that a network makes of any images, new ones too."""
+    """The rows that a network makes of any images, new ones too.
+
+    Args:
+        images: any.
+        pixels: of them at some small size, if they are decoded already; only joint rows need any.
+        trained: the network.
+        device: "cpu", "cuda", ...
+        run: for what is on the way.
+        progress: told stage, done and total.
+    """
     tell, store = partial(progress, "features"), run.checkpoint / "rows.npy"
     if trained.joint is None:
         return extract(images, as_backbone(trained), device=device, progress=tell, path=store)
-    if pixels.values.shape[-1] != trained.image_size:
+    if pixels is None or pixels.values.shape[-1] != trained.image_size:
         size = trained.image_size
         at = run.checkpoint / f"pixels-{size}.npy"
         pixels = decode_images(images, size, path=at, progress=partial(progress, "decode"))

@@ -10,6 +10,7 @@ import click
 
 from labelsieve import __version__
 from labelsieve.cli.audit import audit, corrupt, demo, evaluate
+from labelsieve.cli.cluster import cluster, export, predict
 from labelsieve.cli.features import features
 from labelsieve.cli.options import Group
 from labelsieve.cli.runs import recipes, report, rerun
@@ -28,5 +29,7 @@ def main() -> None:
     """
 
 
-for command in (audit, demo, corrupt, evaluate, features, report, rerun, recipes):
+for command in (
+    audit, demo, corrupt, evaluate, features, cluster, predict, export, report, rerun, recipes
+):  # fmt: skip
     main.add_command(command)

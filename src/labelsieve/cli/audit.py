@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--out", required=True, type=FILE, help="Folder of the run.")
 @table_options
 @feature_options
-@settings_options
+@settings_options("robust")
 @run_options
 @click.option("--dry-run", is_flag=True, help="Say what would be done, in what time and memory.")
 @json_option

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--out", required=True, type=FILE, help="The .npy file to write.")
 @table_options
 @feature_options
-@settings_options
+@settings_options("robust")
 @run_options
 def features(images: str, out: Path, resume: bool, overwrite: bool, **chosen: Any) -> None:
     """Write one unit-norm row an image, and the order of the rows beside it (.json).

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from labelsieve.pipeline import Audit
 
 F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S")  # settings
 FILE = click.Path(path_type=Path)
 
 
@@ -69,12 +70,20 @@ feature_options = options(
     click.option("--pretrain", metavar="RECIPE", help="Train a network on these images first."),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps."),
 )
-settings_options = options(
-    click.option("--recipe", default="robust", show_default=True, help="See `labelsieve recipes`."),
-    click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="One setting."),
-    click.option("--config", type=FILE, metavar="FILE", help="TOML file of settings."),
-    click.option("--seed", default=0, show_default=True, help="Of every random choice."),
-)
+
+
+def settings_options(recipe: str) -> Callable[[F], F]:
+    """Recipe and settings, with the recipe that is taken where none is named."""
+    return options(
+        click.option(
+            "--recipe", default=recipe, show_default=True, help="See `labelsieve recipes`."
+        ),
+        click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="One setting."),
+        click.option("--config", type=FILE, metavar="FILE", help="TOML file of settings."),
+        click.option("--seed", default=0, show_default=True, help="Of every random choice."),
+    )
+
+
 run_options = options(
     click.option("--resume", is_flag=True, help="Go on with the run that is in --out."),
     click.option("--overwrite", is_flag=True, help="Replace the run that is in --out."),
@@ -83,13 +92,19 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON t
 
 
 def chosen_inputs(source: str, chosen: dict[str, Any]) -> tuple[Inputs, Audit]:
-    """What the options say. Settings: recipe, then --config, then --set; the later wins."""
-    from labelsieve.config import from_toml, overrides
+    """What the options of an audit say."""
     from labelsieve.inputs import Inputs
     from labelsieve.pipeline import recipe
 
+    settings = changed(recipe(chosen["recipe"], chosen["pretrain"]), chosen)
+    return Inputs(source=source, **chosen), settings
+
+
+def changed(settings: S, chosen: dict[str, Any]) -> S:
+    """Settings of a recipe as --config changes them, then --set; both are taken out of `chosen`."""
+    from labelsieve.config import from_toml, overrides
+
     config, changes = chosen.pop("config"), chosen.pop("changes")
-    settings = recipe(chosen["recipe"], chosen["pretrain"])
     if config is not None:
         settings = from_toml(settings, config)
-    return Inputs(source=source, **chosen), overrides(settings, changes)
+    return overrides(settings, changes)

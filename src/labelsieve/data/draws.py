@@ -32,6 +32,7 @@ class Stream(IntEnum):
     OPERATIONS = 5
     MAGNITUDES = 6
     HOLE = 7
+    CACHED_VIEW = 8
 
 
 class Draws:

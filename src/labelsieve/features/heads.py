@@ -130,3 +130,15 @@ class ClusterHeads(nn.Module):
         chosen = chosen.to(self.weight.device, self.weight.dtype)
         chosen.load_state_dict({"weight": self.weight[place], "bias": self.bias[place]})
         return chosen.train(self.training)
+
+
+def cluster_probabilities(logits: Tensor) -> Tensor:
+    """What several aligned heads say together: the mean of their probabilities.
+
+    Args:
+        logits: (H, B, C) of heads in which a cluster has the same number.
+
+    Returns:
+        (B, C) float32, rows sum to 1.
+    """
+    return logits.float().softmax(dim=2).mean(dim=0)

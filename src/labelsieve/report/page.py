@@ -6,20 +6,12 @@ script runs because the policy names its hash.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from labelsieve.errors import DataError
@@ -32,11 +24,10 @@ from labelsieve.report.projection import layout, sample_rows
 from labelsieve.report.table import (
     MEANINGS,
     every_label_fits,
-    is_known,
-    percent,
     top_confusions,
     worst_classes,
 )
+from labelsieve.report.template import middle, render
 from labelsieve.report.thumbnails import Thumbnails, make_thumbnails
 
 N_CLASSES = 30  # rows of the noise chart
@@ -47,8 +38,6 @@ TROUBLES = {  # of one image, of several
     Verdict.FOREIGN: ("fits none of the classes", "fit none of the classes"),
     Verdict.BROKEN: ("cannot be read", "cannot be read"),
 }
-GENERIC_NAMES = {"images", "photos", "data", "dataset", "train", "test", "val", "index", "labels"}
-MAX_ID = 160  # characters of an id in the map's data
 
 
 def write_page(
@@ -135,22 +124,17 @@ def _map_data(world: Map, findings: Findings, thumbnails: Thumbnails) -> dict[st
     return {
         "x": world.points[:, 0].tolist(),
         "y": world.points[:, 1].tolist(),
-        "id": [_middle(findings.image[row]) for row in rows],
+        "id": [middle(findings.image[row]) for row in rows],
         "label": (np.searchsorted(used, findings.label[rows]) - 1).tolist(),
         "suggestion": (np.searchsorted(used, findings.suggestion[rows]) - 1).tolist(),
         "verdict": findings.verdict[rows].tolist(),
         "sure": [
             round(100 * float(findings.probabilities[row, findings.verdict[row]])) for row in rows
         ],
-        "classes": [_middle(findings.class_names[c]) for c in used[1:]],  # -1, none, comes first
+        "classes": [middle(findings.class_names[c]) for c in used[1:]],  # -1, none, comes first
         "shapes": list(SHAPES.values()),
         "columns": thumbnails.sheet_columns,
     }
-
-
-def _middle(text: str) -> str:
-    """A long id without its middle."""
-    return text if len(text) <= MAX_ID else f"{text[: MAX_ID // 2]}…{text[-MAX_ID // 2 :]}"
 
 
 def _render(
@@ -162,65 +146,31 @@ def _render(
     about: Mapping[str, Any],
     scores: Scores | None,
 ) -> str:
-    environment = _environment()
-    script = _read("page.js")
     rates = worst_classes(findings)[:N_CLASSES]
-    return environment.get_template("page.html").render(
-        name=_name(images.source),
-        findings=findings,
-        verdicts=[(v, v.name.lower(), findings.count(v), MEANINGS[v]) for v in Verdict],
-        troubles=_troubles(findings),
-        n_unlabeled=int((findings.label < 0).sum()),
-        rates=rates,
-        axis=rate_axis(rates),
-        heat=heat_map(findings),
-        confusions=top_confusions(findings, N_CONFUSIONS),
-        galleries=galleries,
-        thumbnails=thumbnails,
-        identical=lambda group: _identical(group, thumbnails),
-        world=world,
-        map_data=None if world is None else _map_data(world, findings, thumbnails),
-        scores=scores,
+    values = {
+        "findings": findings,
+        "verdicts": [(v, v.name.lower(), findings.count(v), MEANINGS[v]) for v in Verdict],
+        "troubles": _troubles(findings),
+        "n_unlabeled": int((findings.label < 0).sum()),
+        "rates": rates,
+        "axis": rate_axis(rates),
+        "heat": heat_map(findings),
+        "confusions": top_confusions(findings, N_CONFUSIONS),
+        "galleries": galleries,
+        "thumbnails": thumbnails,
+        "identical": lambda group: _identical(group, thumbnails),
+        "world": world,
+        "map_data": None if world is None else _map_data(world, findings, thumbnails),
+        "scores": scores,
+    }
+    return render(
+        "page.html",
+        values,
+        source=images.source,
         about=about,
-        run=shlex.quote(about["run"]),
-        facts=list(_facts(about)),
-        settings=list(_flat(about.get("settings", {}))),
-        now=(now := datetime.now().astimezone()),
-        zone=_zone(now),
-        style=Markup(_read("page.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        styles=("page.css",),
+        scripts=("nav.js", "page.js"),
     )
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("labelsieve.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda *given: percent(*given).replace(
-        " ", "\N{NO-BREAK SPACE}"
-    )
-    environment.filters["count"] = lambda n: f"{n:,}"
-    environment.filters["number"] = lambda x: "–" if x is None else f"{x:.3f}"
-    environment.filters["chance"] = _chance
-    environment.filters["breakable"] = _breakable
-    environment.tests["known"] = is_known
-    environment.filters["plural"] = lambda n, one, many: f"{n:,} {one if n == 1 else many}"
-    return environment
-
-
-def _read(name: str) -> str:
-    return (resources.files("labelsieve.report") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _name(source: str) -> str:
-    """The last part of a path, with the one before it where the last alone says nothing."""
-    path = Path(source).absolute()
-    return f"{path.parent.name}/{path.name}" if path.stem in GENERIC_NAMES else path.name or source
 
 
 def _troubles(findings: Findings) -> list[tuple[str, str]]:
@@ -234,53 +184,7 @@ def _troubles(findings: Findings) -> list[tuple[str, str]]:
     return [("", words), *found]
 
 
-def _chance(probability: float) -> str:
-    """A probability as text: 0.973 is ".97"; what would round to 0 or 1 is told apart."""
-    if 0 < probability < 0.005:
-        return "< .01"
-    if 0.995 <= probability < 1:
-        return "> .99"
-    return f"{probability:.2f}".removeprefix("0")
-
-
-def _breakable(name: str) -> Markup:
-    """A name that may be broken into lines where its parts are joined."""
-    joint = Markup("_<wbr>")
-    return joint.join(escape(part) for part in name.split("_"))
-
-
-def _zone(moment: datetime) -> str:
-    """The time zone as an offset: its abbreviations are ambiguous."""
-    offset = moment.strftime("%z")
-    return "UTC" if int(offset) == 0 else f"UTC{offset[:3]}:{offset[3:5]}"
-
-
 def _identical(group: Group, thumbnails: Thumbnails) -> bool:
     """Whether all pictures shown of a group have the same pixels."""
     hashes = {thumbnails.hashes.get(picture.row) for picture in group.pictures}
     return len(hashes) == 1 and None not in hashes
-
-
-def _facts(about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What run.json says of the run, in words; settings and timings have their own tables."""
-    if about.get("argv") and about["argv"][0] == about.get("job"):  # not that of a host program
-        yield "command", "labelsieve " + shlex.join(map(str, about["argv"]))
-    for key, words in (
-        ("recipe", "recipe"), ("features", "features"), ("seed", "seed"),
-        ("labelsieve", "labelsieve"), ("commit", "commit"), ("python", "Python"),
-        ("platform", "system"), ("cpus", "CPUs"), ("device", "device"),
-        ("peak_memory_mb", "peak memory, MB"),
-    ):  # fmt: skip
-        if about.get(key) is not None:
-            yield words, str(about[key])
-    if about.get("libraries"):
-        yield "libraries", ", ".join(f"{name} {v}" for name, v in about["libraries"].items())
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as dotted names, the way `--set` takes them."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value if isinstance(value, str) else json.dumps(value)

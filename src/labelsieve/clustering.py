@@ -1,0 +1,265 @@
+"""Clustering: from images without labels to clusters, phase by phase, all kept in the run's folder.
+
+decode -> features -> neighbors -> [number of classes] -> k-means -> [heads] -> [scan]
+-> [self-labels] -> report
+
+Labels, where there are any, score what was found and decide nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelsieve.cluster_phases import Job, Scored
+from labelsieve.clusters import Clusters, Part
+from labelsieve.config import to_dict
+from labelsieve.data.join import joined
+from labelsieve.data.read import read
+from labelsieve.errors import ConfigError, did_you_mean
+from labelsieve.features.recipes import PRETRAINING
+from labelsieve.inputs import Inputs, Progress, recorded, silent, stamps
+from labelsieve.makers import PRETEXT
+from labelsieve.methods.scan.number import Evidence
+from labelsieve.methods.scan.recipes import RECIPES, Cluster
+from labelsieve.records import Features, ImageSet
+from labelsieve.report.cluster_page import write_cluster_page
+from labelsieve.report.cluster_scores import ClusterScores
+from labelsieve.representation import feature_maker
+from labelsieve.run import Run
+from labelsieve.runtime import n_launched
+
+
+class Clustered(NamedTuple):
+    """What a clustering leaves."""
+
+    images: ImageSet
+    clusters: Clusters
+    scores: Scored  # empty where no class is known of any image
+    evidence: Evidence | None  # for the number of clusters, where it was not given
+
+
+def cluster_recipe(name: str = "heads", pretraining: str | None = None) -> Cluster:
+    """The settings of a recipe by its name.
+
+    Args:
+        name: of a recipe for clustering.
+        pretraining: name of a recipe for features and network, in place of the recipe's own.
+
+    Raises:
+        ConfigError: there is no such recipe.
+
+    Example:
+        >>> cluster_recipe("temi").heads.objective
+        'temi'
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"there is no recipe {name!r}. {did_you_mean(name, RECIPES)}")
+    if pretraining is None:
+        return RECIPES[name]()
+    if pretraining not in PRETRAINING:
+        near = did_you_mean(pretraining, PRETRAINING)
+        raise ConfigError(f"--pretrain: there is no recipe {pretraining!r}. {near}")
+    return replace(RECIPES[name](), pretrain=PRETRAINING[pretraining]())
+
+
+def cluster(
+    images: ImageSet | str | Path,
+    n_clusters: int | Literal["auto"],
+    settings: Cluster | None = None,
+    *,
+    features: Features | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Clusters:
+    """Put images into clusters; no label is needed, and none is looked at.
+
+    Args:
+        images: from `read`, or what `read` takes.
+        n_clusters: how many, at least 2; "auto" looks for a number that the features support.
+        settings: `cluster_recipe("heads")` unless given.
+        features: one row for each image; made as the settings say unless given.
+        seed: of every random choice.
+        device: "cpu", "cuda", ...
+        progress: called with (stage, done, total).
+
+    Raises:
+        DataError: hardly an image can be read, or there are too few for so many clusters.
+        ConfigError: a number of clusters below 2.
+
+    Example:
+        >>> import labelsieve as ls
+        >>> clusters = ls.cluster("photos/", 10)  # doctest: +SKIP
+        >>> clusters.write("clusters.csv")  # doctest: +SKIP
+    """
+    settings = settings or Cluster()
+    if not isinstance(images, ImageSet):
+        images = read(images)
+    inputs = Inputs(images.source, seed=seed, device=device, recipe="heads")
+    make = feature_maker(inputs, settings.dictionary, settings.pretrain, folder=PRETEXT)
+    if features is not None:
+        inputs = Inputs(images.source, seed=seed, device=device, features="given")
+        make = lambda *_: features  # noqa: E731
+    with (
+        tempfile.TemporaryDirectory(prefix="labelsieve-") as folder,
+        Run.open(Path(folder), "cluster", {}) as run,
+    ):
+        job = Job(images, None, inputs, settings, run, progress or silent)
+        return job.clustered(make, _checked(n_clusters))[0]
+
+
+def run_cluster(
+    inputs: Inputs,
+    settings: Cluster,
+    n_clusters: int | Literal["auto"],
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Clustered:
+    """Cluster what `inputs` names and write the run's folder: clusters, model, report, run.json.
+
+    Raises:
+        DataError: the images or features are not what a clustering needs.
+        ConfigError: a number of clusters below 2, or options that do not go together.
+        RunError: the folder cannot be used.
+    """
+    _checked(n_clusters)
+    images, held_out = _read(inputs)
+    learn = None if held_out is None else ~held_out
+    make = feature_maker(
+        inputs, settings.dictionary, settings.pretrain, learn=learn, folder=PRETEXT
+    )
+    _check_inputs(inputs, settings, out)
+    about = {
+        "inputs": recorded(inputs),
+        "n_clusters": n_clusters,
+        "cluster": to_dict(settings),
+        "images": {"n": len(images), "fingerprint": images.fingerprint()},
+        "files": stamps(inputs),
+    }
+    with Run.open(out, "cluster", about, resume=resume, overwrite=overwrite) as run:
+        if run.done:
+            return read_clustered(run.path, run.about, images)
+        job = Job(images, held_out, inputs, settings, run, progress or silent)
+        found = Clustered(images, *job.clustered(make, n_clusters))
+        found.clusters.write(run.path / "clusters.parquet")
+        found.clusters.write(run.path / "clusters.csv")
+        _note(run, found, inputs)
+        with run.stage("report"):
+            write_clustered_page(run, found, partial(job.progress, "report"))
+        run.finish()
+        return found
+
+
+def read_clustered(run: Path, about: Mapping[str, Any], images: ImageSet) -> Clustered:
+    """What a finished run found.
+
+    Args:
+        run: its folder.
+        about: its run.json.
+        images: what it was made from.
+    """
+    clusters = Clusters.load(run / "clusters.parquet")
+    scores = {
+        phase: {part: ClusterScores.from_dict(each) for part, each in parts.items()}
+        for phase, parts in (about.get("scores") or {}).items()
+    }
+    evidence = about.get("evidence")
+    return Clustered(
+        images, clusters, scores, None if evidence is None else Evidence.from_dict(evidence)
+    )
+
+
+def write_clustered_page(run: Run | Path, found: Clustered, progress: Any = None) -> Path:
+    """Write the report page of a run."""
+    folder, about = (run.path, run.about) if isinstance(run, Run) else (run, _about(run))
+    path = folder / "report.html"
+    write_cluster_page(
+        found.clusters, found.images, path, about=about, scores=found.scores or None,
+        evidence=found.evidence, history=history(folder / "log.jsonl"), progress=progress,
+    )  # fmt: skip
+    return path
+
+
+def history(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The epochs of each phase in a log.jsonl."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        facts = json.loads(line)
+        if "phase" in facts:
+            found.setdefault(facts["phase"], []).append(facts)
+    return found
+
+
+def _about(run: Path) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    return about
+
+
+def _checked(n_clusters: int | Literal["auto"]) -> int | Literal["auto"]:
+    if n_clusters != "auto" and n_clusters < 2:
+        raise ConfigError(
+            f"{n_clusters} clusters are asked for; at least 2 are needed, or auto to look for a "
+            "number."
+        )
+    return n_clusters
+
+
+def _read(inputs: Inputs) -> tuple[ImageSet, NDArray[np.bool_] | None]:
+    """The images, and which of them are only chosen by, where the user says so."""
+    images = read(inputs.source, label=inputs.label, truth=inputs.truth)
+    if inputs.valid is None:
+        return images, None
+    others = read(inputs.valid, label=inputs.label, truth=inputs.truth)
+    return joined(images, others)
+
+
+def _check_inputs(inputs: Inputs, settings: Cluster, out: Path) -> None:
+    if n_launched() > 1:
+        raise ConfigError(
+            f"{n_launched()} processes were begun; a clustering runs in one. Pretrain in several "
+            "by `labelsieve features --pretrain` and give the run's folder with --network."
+        )
+    source = Path(inputs.source).resolve()
+    if source.is_dir() and out.resolve().is_relative_to(source):
+        raise ConfigError(f"--out {out}: lies among the images of {source}. Choose another place.")
+    if settings.needs_network and settings.pretrain is None and inputs.network is None:
+        raise ConfigError(
+            "the settings train a network, and none says where it comes from. Add --pretrain "
+            "RECIPE or --network PATH."
+        )
+
+
+def _note(run: Run, found: Clustered, inputs: Inputs) -> None:
+    clusters = found.clusters
+    run.note(
+        recipe=inputs.recipe,
+        seed=inputs.seed,
+        device=inputs.device,
+        features=Features.load(run.path / "features.npy").made_by,
+        summary={
+            "n_images": len(clusters),
+            "n_clusters": len(clusters.names),
+            "sizes": clusters.counts().tolist(),
+            "parts": {part.name.lower(): clusters.count(part) for part in Part},
+            "n_duplicates": int((clusters.duplicate_of >= 0).sum()),
+            "warnings": list(clusters.warnings),
+        },
+        scores={
+            phase: {part: scores.to_dict() for part, scores in parts.items()}
+            for phase, parts in found.scores.items()
+        }
+        or None,
+        evidence=None if found.evidence is None else found.evidence.to_dict(),
+    )

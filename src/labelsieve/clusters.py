@@ -1,0 +1,346 @@
+"""What clustering says of each image: the fifth record, beside those of `records`.
+
+Axis letters: N images, C clusters, K the choices kept for an image, at most five.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from labelsieve.errors import DataError, import_extra
+from labelsieve.files import atomic, write_csv
+from labelsieve.records import read_table
+
+N_CHOICES = 5  # most probable clusters kept for an image: what top-5 accuracy needs
+_BLOCK = 1 << 14  # rows sorted at a time: 1.28 million x 1,000 probabilities are not copied at once
+
+
+class Part(IntEnum):
+    """What an image was to the training; the names in files are these in lower case."""
+
+    TRAIN = 0
+    VALID = 1  # kept apart: it only chose epoch and head
+    NEW = 2  # put into clusters that were made without it
+    BROKEN = 3  # the file cannot be read as an image
+
+
+@dataclass(frozen=True, repr=False)
+class Clusters:
+    """The clusters of a set of images: one row an image. Columns as in docs/formats.md.
+
+    Example:
+        >>> found = Clusters.of_probabilities(("a", "b"), [[0.2, 0.8], [0.9, 0.1]], Part.TRAIN)
+        >>> found.cluster.tolist(), found.named({0: "cat", 1: "dog"}).names
+        ([1, 0], ('cat', 'dog'))
+    """
+
+    image: tuple[str, ...]
+    names: tuple[str, ...]  # (C,) each once; "0", "1", ... until somebody names them
+    choices: NDArray[np.int64]  # (N, K) clusters, most probable first; -1 none, all -1 where broken
+    probabilities: NDArray[np.float32]  # (N, K) of the choices, falling; NaN where there is none
+    part: NDArray[np.int8]  # (N,) a Part
+    duplicate_of: NDArray[np.int64]  # (N,) row of the image it repeats, -1 none
+    prototypes: tuple[int, ...]  # (C,) row of the image that shows a cluster best, -1 none
+    warnings: tuple[str, ...] = ()  # when and why the result should not be trusted
+
+    def __post_init__(self) -> None:
+        columns = ("choices", "probabilities", "part", "duplicate_of")
+        lengths = {name: len(getattr(self, name)) for name in columns}
+        if any(length != len(self.image) for length in lengths.values()):
+            raise DataError(
+                f"Clusters of {len(self.image)} images with columns of other lengths: {lengths}."
+            )
+        if self.choices.ndim != 2 or self.choices.shape != self.probabilities.shape:
+            raise DataError(
+                f"choices of shape {self.choices.shape} with probabilities of shape "
+                f"{self.probabilities.shape}; expected one probability for each choice."
+            )
+        if len(set(self.names)) < len(self.names) or len(self.prototypes) != len(self.names):
+            raise DataError(
+                f"{len(set(self.names))} different names and {len(self.prototypes)} prototypes "
+                f"for {len(self.names)} clusters; expected one of each for each cluster."
+            )
+        self._check_choices()
+
+    def _check_choices(self) -> None:
+        if self.choices.size and not (
+            -1 <= self.choices.min() <= self.choices.max() < len(self.names)
+        ):
+            raise DataError(
+                f"choices run from {self.choices.min()} to {self.choices.max()} "
+                f"with {len(self.names)} clusters."
+            )
+        if ((self.choices < 0) != np.isnan(self.probabilities)).any():
+            raise DataError("a choice has a probability where there is a choice, and NaN else.")
+        if self.choices.shape[1] and ((self.cluster < 0) != (self.part == Part.BROKEN)).any():
+            raise DataError("images without a cluster are those of Part.BROKEN, and no others.")
+
+    def __repr__(self) -> str:
+        n_used = int((self.counts() > 0).sum())
+        used = "" if n_used == len(self.names) else f", {n_used:,} of them used"
+        return f"Clusters({len(self):,} images in {len(self.names):,} clusters{used})"
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @property
+    def cluster(self) -> NDArray[np.int64]:
+        """(N,) the most probable cluster, -1 where the image is broken."""
+        if not self.choices.shape[1]:
+            return np.full(len(self), -1, np.int64)
+        return self.choices[:, 0]
+
+    def counts(self) -> NDArray[np.int64]:
+        """(C,) images in each cluster; broken ones are in none."""
+        cluster = self.cluster
+        return np.bincount(cluster[cluster >= 0], minlength=len(self.names)).astype(np.int64)
+
+    def count(self, part: Part) -> int:
+        """How many images are of this part."""
+        return int((self.part == part).sum())
+
+    @classmethod
+    def of_probabilities(
+        cls,
+        image: Sequence[str],
+        probabilities: Any,
+        part: Any = Part.TRAIN,
+        *,
+        names: Sequence[str] | None = None,
+        duplicate_of: NDArray[np.int64] | None = None,
+        prototypes: Sequence[int] | None = None,
+        warnings: Sequence[str] = (),
+    ) -> Clusters:
+        """Clusters from the probability of each, the most probable first, ties to the lower one.
+
+        Args:
+            image: (N,) ids.
+            probabilities: (N, C) in [0, 1], rows sum to 1; a row of NaN where an image is broken.
+            part: a Part, or (N,) of them; images with a row of NaN are BROKEN whatever it says.
+            names: (C,) of the clusters; their numbers where None.
+            duplicate_of: (N,) row of the image it repeats, -1 none; none where None.
+            prototypes: (C,) row of the image that shows a cluster best, -1 none; none where None.
+            warnings: when and why the result should not be trusted.
+        """
+        values = np.asarray(probabilities, np.float32)
+        if values.ndim != 2 or not values.shape[1]:
+            raise DataError(
+                f"probabilities of shape {values.shape}; expected one column a cluster, at least 1."
+            )
+        n, n_clusters = values.shape
+        choices, kept = _most_probable(values, min(N_CHOICES, n_clusters))
+        parts = np.broadcast_to(np.asarray(part, np.int8), (n,)).copy()
+        parts[choices[:, 0] < 0] = Part.BROKEN
+        return cls(
+            image=tuple(image),
+            names=tuple(names) if names is not None else tuple(map(str, range(n_clusters))),
+            choices=choices,
+            probabilities=kept,
+            part=parts,
+            duplicate_of=np.full(n, -1, np.int64) if duplicate_of is None else duplicate_of,
+            prototypes=tuple(prototypes) if prototypes is not None else (-1,) * n_clusters,
+            warnings=tuple(warnings),
+        )
+
+    def named(self, names: Mapping[int, str]) -> Clusters:
+        """Give names to clusters; those that get the same name become one.
+
+        A cluster without a name keeps the one it has. Merged clusters stand in the place of the
+        lowest of them: an image's probability is the sum over them, as far as they are among its
+        choices; its prototype is that of the largest.
+
+        Args:
+            names: of cluster numbers; the numbers are those of this record.
+
+        Raises:
+            DataError: there is no such cluster, a name is empty, or it is that of a cluster which
+                is not given it again.
+        """
+        _check_names(names, self.names)
+        final = [names.get(c, name) for c, name in enumerate(self.names)]
+        merged = list(dict.fromkeys(final))
+        if len(merged) == len(final):
+            return replace(self, names=tuple(merged))
+        place = np.array([merged.index(name) for name in final], np.int64)
+        choices, probabilities = _merged(self.choices, self.probabilities, place)
+        counts = self.counts()
+        largest_last = sorted(range(len(final)), key=lambda c: (counts[c], -c))
+        prototypes = {final[c]: self.prototypes[c] for c in largest_last}
+        return replace(
+            self,
+            names=tuple(merged),
+            choices=choices,
+            probabilities=probabilities,
+            prototypes=tuple(prototypes[name] for name in merged),
+        )
+
+    def to_arrow(self) -> pa.Table:
+        """The contracted columns; null where an image is broken or has no second choice."""
+        first, second = (_column(self.choices, self.probabilities, k) for k in (0, 1))
+        parts = np.array([part.name.lower() for part in Part])
+        names = pa.array(self.image, pa.string())
+        chosen = self.choices >= 0
+        offsets = pa.array(np.concatenate([[0], np.cumsum(chosen.sum(axis=1))]), pa.int32())
+        lists = [
+            pa.ListArray.from_arrays(offsets, pa.array(values[chosen], kind))
+            for values, kind in ((self.choices, pa.int32()), (self.probabilities, pa.float32()))
+        ]
+        copies = pa.array(self.duplicate_of, mask=self.duplicate_of < 0)
+        return pa.table(
+            {
+                "image": names,
+                "cluster": first[0],
+                "name": pa.array(self.names, pa.string()).take(first[0]),
+                "probability": first[1],
+                "second_choice": second[0],
+                "second_probability": second[1],
+                "part": pa.array(parts[self.part], pa.string()),
+                "choices": lists[0],
+                "choice_probabilities": lists[1],
+                "duplicate_of": names.take(copies),
+            }
+        )
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame of the contracted columns."""
+        import_extra("pandas", "pandas", "Clusters.to_pandas()")
+        return self.to_arrow().to_pandas()
+
+    def write(self, path: str | Path) -> None:
+        """Write the contracted columns as .csv or .parquet, by the name of the file.
+
+        Raises:
+            DataError: another suffix.
+            RunError: the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() == ".csv":
+            write_csv(self.to_arrow(), path)
+        elif path.suffix.lower() == ".parquet":
+            self.save(path)
+        else:
+            raise DataError(f"{path}: clusters are written as .csv or .parquet. Name such a file.")
+
+    def save(self, path: Path) -> None:
+        """Write the contracted Parquet file; what is not of one image travels in its metadata."""
+        about = {
+            "names": self.names,
+            "n_choices": self.choices.shape[1],
+            "prototypes": [int(row) for row in self.prototypes],
+            "warnings": self.warnings,
+        }
+        table = self.to_arrow().replace_schema_metadata({"labelsieve": json.dumps(about)})
+        with atomic(path) as partial:
+            pq.write_table(table, partial)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Clusters:
+        """Read what `save` wrote."""
+        table, about = read_table(Path(path))
+        if "names" not in about or "choices" not in table.column_names:
+            raise DataError(f"{path}: a file of ours, but not of clusters.")
+        images = tuple(table.column("image").to_pylist())
+        rows = {name: row for row, name in enumerate(images)}
+        repeated = table.column("duplicate_of").to_pylist()
+        parts = {part.name.lower(): part for part in Part}
+        width = about["n_choices"]
+        return cls(
+            image=images,
+            names=tuple(about["names"]),
+            choices=_matrix(table.column("choices"), width, np.array(-1, np.int64)),
+            probabilities=_matrix(
+                table.column("choice_probabilities"), width, np.array(np.nan, np.float32)
+            ),
+            part=np.array([parts[name] for name in table.column("part").to_pylist()], np.int8),
+            duplicate_of=np.array(
+                [-1 if name is None else rows[name] for name in repeated], np.int64
+            ),
+            prototypes=tuple(about["prototypes"]),
+            warnings=tuple(about["warnings"]),
+        )
+
+
+def _most_probable(
+    values: NDArray[np.float32], n_choices: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """(N, n_choices) columns by falling value, ties to the lower, and values; -1 and NaN of NaN."""
+    choices = np.empty((len(values), n_choices), np.int64)
+    kept = np.empty((len(values), n_choices), np.float32)
+    for start in range(0, len(values), _BLOCK):
+        block = values[start : start + _BLOCK].copy()
+        rows = np.arange(len(block))
+        unknown = np.isnan(block).any(axis=1)
+        for k in range(n_choices):  # a few passes, which break ties by number; a sort of all is 10x
+            best = block.argmax(axis=1)
+            choices[start + rows, k] = np.where(unknown, -1, best)
+            kept[start + rows, k] = np.where(unknown, np.nan, block[rows, best])
+            block[rows, best] = -np.inf
+    return choices, kept
+
+
+def _merged(
+    choices: NDArray[np.int64], probabilities: NDArray[np.float32], place: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Choices among merged clusters; what is freed at the end of a row is -1 and NaN."""
+    merged = np.where(choices >= 0, place[choices], -1)
+    sums = np.nan_to_num(probabilities)
+    width = choices.shape[1]
+    for k in range(1, width):
+        for earlier in range(k):  # at most ten pairs of columns
+            same = (merged[:, k] >= 0) & (merged[:, earlier] == merged[:, k])
+            sums[same, earlier] += sums[same, k]
+            merged[same, k] = -1
+    order = np.argsort(np.where(merged >= 0, -sums, np.inf), axis=1, kind="stable")
+    merged = np.take_along_axis(merged, order, axis=1)
+    sums = np.take_along_axis(sums, order, axis=1)
+    return merged, np.where(merged >= 0, sums, np.nan).astype(np.float32)
+
+
+def _check_names(names: Mapping[int, str], present: tuple[str, ...]) -> None:
+    for c, name in sorted(names.items()):
+        if not 0 <= c < len(present):
+            raise DataError(
+                f"cluster {c}: there is no such cluster; they are 0 to {len(present) - 1}."
+            )
+        if not name.strip():
+            raise DataError(f"cluster {c}: its name is empty. Give it a name, or leave it out.")
+    kept = {name: c for c, name in enumerate(present) if c not in names}
+    for c, name in sorted(names.items()):
+        if name in kept:
+            raise DataError(
+                f"cluster {c}: {name!r} is the name of cluster {kept[name]}. "
+                "To make them one, give both that name; else choose another."
+            )
+
+
+def _column(
+    choices: NDArray[np.int64], probabilities: NDArray[np.float32], k: int
+) -> tuple[pa.Array, pa.Array]:
+    """The k-th choice and its probability; null where there is none."""
+    if k >= choices.shape[1]:
+        return pa.nulls(len(choices), pa.int32()), pa.nulls(len(choices), pa.float32())
+    none = choices[:, k] < 0
+    return (
+        pa.array(choices[:, k].astype(np.int32), mask=none),
+        pa.array(probabilities[:, k].astype(np.float32), mask=none),
+    )
+
+
+def _matrix(column: pa.ChunkedArray, width: int, missing: NDArray[Any]) -> NDArray[Any]:
+    """Lists of at most `width` as rows, filled up with what stands for a missing item."""
+    lists = column.combine_chunks()
+    lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+    rows = np.full((len(lists), width), missing, missing.dtype)
+    rows[np.arange(width) < lengths[:, None]] = lists.flatten().to_numpy(zero_copy_only=False)
+    return rows

@@ -1,0 +1,188 @@
+"""What made the rows of a run, kept in its folder, so that new images can get rows of their own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from labelsieve.data.augment import AS_STORED, Normalization
+from labelsieve.data.decode import Pixels, decode_images, decoder_name
+from labelsieve.errors import ConfigError, DataError
+from labelsieve.features.backbones import load_timm, pooled
+from labelsieve.features.dictionary import DictionaryModel, unit_rows
+from labelsieve.features.extract import extract, transformed
+from labelsieve.features.joint import JointModel
+from labelsieve.features.load import load_features
+from labelsieve.features.saved import save_network
+from labelsieve.files import atomic
+from labelsieve.inputs import Inputs, Progress
+from labelsieve.records import Features, ImageSet
+from labelsieve.run import Run
+from labelsieve.trained import JOINT, Trained, as_backbone, load_trained, trained_features
+
+DICTIONARY = "dictionary.safetensors"  # in a run's folder: what made its rows
+PRETEXT = "pretext"  # in a run's folder: the network that made its rows
+
+
+class Encoder(NamedTuple):
+    """What turns views into rows."""
+
+    rows_of: Callable[[Tensor], Tensor]  # (B, 3, size, size), normalized, to (B, D)
+    size: int  # pixels
+    normalization: Normalization
+    name: str  # equal means equal rows
+
+
+def keep_maker(run: Run, inputs: Inputs, trained: Trained | None) -> dict[str, Any]:
+    """Keep in the run's folder what made its rows, and say for model.json what that is.
+
+    Args:
+        run: whose features are made.
+        inputs: that they were made from.
+        trained: the network that was given, if any; one that was trained here is kept already.
+    """
+    if inputs.features is not None:
+        return {"maker": "file"}
+    if inputs.backbone is not None:
+        return {"maker": "backbone", "backbone": inputs.backbone, "weights": inputs.weights}
+    if trained is not None:
+        keep_network(run.path / PRETEXT, trained)
+    if (run.path / PRETEXT).is_dir():
+        return {"maker": "network"}
+    made = run.checkpoint / "rows.safetensors"
+    if made.is_file():  # else an earlier attempt has kept it
+        with atomic(run.path / DICTIONARY) as partial_file:
+            shutil.copyfile(made, partial_file)
+    return {"maker": "dictionary"}
+
+
+def keep_network(folder: Path, trained: Trained) -> None:
+    """Write a network that was given into a folder, with what its rows need."""
+    folder.mkdir(exist_ok=True)
+    about = {
+        "image_size": trained.image_size,
+        "view_size": trained.view_size,
+        "normalization": trained.normalization._asdict(),
+        "rows": trained.rows,
+    }
+    parts = {"backbone": trained.backbone}
+    if trained.head is not None:
+        parts["head"] = trained.head
+    if trained.joint is not None:
+        with atomic(folder / JOINT) as partial_file:
+            shutil.copyfile(trained.joint, partial_file)
+    save_network(folder, nn.ModuleDict(parts), about)
+
+
+def rows_of_new(
+    folder: Path,
+    maker: Mapping[str, Any],
+    images: ImageSet,
+    given: str | None,
+    *,
+    device: str,
+    run: Run,
+    progress: Progress,
+) -> Features:
+    """Rows of other images, made as those of an earlier run.
+
+    Args:
+        folder: of the earlier run.
+        maker: as `keep_maker` said.
+        images: the new ones.
+        given: file of their features, where the run's own came from a file.
+        device: "cpu", "cuda", ...
+        run: for what is on the way.
+        progress: told stage, done and total.
+
+    Raises:
+        ConfigError: a file is needed and not given, or given and not needed.
+    """
+    kind, tell = maker["maker"], partial(progress, "features")
+    if (kind == "file") != (given is not None):
+        raise ConfigError(
+            f"{folder}: made from features of your own; give those of the new images, made in the "
+            "same way, with --features FILE."
+            if given is None
+            else f"--features {given}: {folder} makes the rows of new images itself. Leave it out."
+        )
+    if kind == "file":
+        return load_features(Path(str(given)), images)
+    store = run.checkpoint / "rows.npy"
+    if kind == "backbone":
+        model = load_timm(maker["backbone"], maker["weights"])
+        return extract(images, model, device=device, progress=tell, path=store)
+    if kind == "network":
+        trained = load_trained(folder / PRETEXT)
+        pixels = _pixels(images, trained.image_size, run, progress) if trained.joint else None
+        return trained_features(
+            images, pixels, trained, device=device, run=run, progress=progress
+        )
+    model_of_rows = DictionaryModel.load(folder / DICTIONARY, device)
+    pixels = _pixels(images, model_of_rows.settings.image_size, run, progress)
+    made_by = (
+        f"dictionary features {model_of_rows.settings.digest()} of {folder}, of "
+        f"{images.fingerprint()} decoded by {decoder_name()}"
+    )
+    return transformed(
+        images, pixels, made_by, lambda _: model_of_rows,
+        lambda saved: DictionaryModel.load(saved, device), n_fitted=0, progress=tell, path=store,
+    )  # fmt: skip
+
+
+def encoder_of(folder: Path, maker: Mapping[str, Any], device: str) -> Encoder:
+    """What gives augmented views rows like those of a run.
+
+    Raises:
+        ConfigError: the rows came from a file: nothing is known of how.
+    """
+    kind = maker["maker"]
+    if kind == "file":
+        raise ConfigError(
+            "n_views is above 0 with --features: how the rows of views are made is not known. Set "
+            "n_views=0, or let labelsieve make the features."
+        )
+    if kind == "dictionary":
+        model = DictionaryModel.load(folder / DICTIONARY, device)
+        size = model.settings.image_size
+        return Encoder(_transform(model), size, AS_STORED, f"dictionary {model.settings.digest()}")
+    if kind == "network" and (trained := load_trained(folder / PRETEXT)).joint is not None:
+        joint = JointModel.load(trained.joint, trained.backbone, device)
+        name = f"joint {joint.settings.digest()} {as_backbone(trained).name}"
+        return Encoder(_transform(joint), trained.image_size, AS_STORED, name)
+    backbone = (
+        as_backbone(load_trained(folder / PRETEXT)) if kind == "network"
+        else load_timm(maker["backbone"], maker["weights"])
+    )  # fmt: skip
+    module = backbone.module.to(device).eval()
+    normalization = Normalization(backbone.mean, backbone.deviation)  # type: ignore[arg-type]
+    return Encoder(
+        lambda views: unit_rows(pooled(module(views)).float()),
+        backbone.size, normalization, backbone.name,
+    )  # fmt: skip
+
+
+def _transform(model: DictionaryModel | JointModel) -> Callable[[Tensor], Tensor]:
+    def rows_of(views: Tensor) -> Tensor:
+        pixels = views.round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        return torch.from_numpy(model.transform(np.ascontiguousarray(pixels)))
+
+    return rows_of
+
+
+def _pixels(images: ImageSet, size: int, run: Run, progress: Progress) -> Pixels:
+    path = run.checkpoint / "pixels.npy"
+    pixels = decode_images(images, size, path=path, progress=partial(progress, "decode"))
+    if not pixels.usable.any():
+        raise DataError(
+            f"{images.source}: none of {len(images)} images can be read, such as "
+            f"{images.ids[0] if len(images) else ''!r}. Give images that can."
+        )
+    return pixels
