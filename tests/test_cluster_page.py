@@ -129,13 +129,19 @@ def whole(tmp_path_factory):
     truth = truth_of(clusters)
     labels = np.arange(200) % 4
     about = {
-        "labelsieve": "0.1.0", "job": "cluster", "kmeans_runs": 10,
+        "labelsieve": "0.1.0", "job": "cluster", "kmeans": {"n_runs": 10, "inertia": 3.5},
         "argv": ["cluster", "my photos/", "--classes", "auto", "--out", "run"],
         "settings": {"heads": {"n_heads": 10}}, "run": "my run",
         "timings": {"read": {"seconds": 1.25, "cpu_seconds": 1.0}, "heads": 3.0},
         "next": [("labelsieve evaluate run", "Score it:")],
     }  # fmt: skip
-    kmeans = score_labels(clusters.cluster, labels, 4, [f"class {c}" for c in range(4)])
+    kmeans = score_labels(
+        clusters.cluster,
+        labels,
+        4,
+        [f"class {c}" for c in range(4)],
+        choices=clusters.choices[:, :1],
+    )
     return page(
         tmp_path_factory.mktemp("page"), clusters, about=about, evidence=evidence(),
         scores={"k-means": {"train": kmeans}, "heads": score_parts(clusters, truth)},
@@ -211,6 +217,7 @@ def test_every_measure_of_the_table_is_explained_and_so_is_the_baseline(whole):
     table = whole.partition('id="scores"')[2].partition("</section>")[0]
     headings = re.findall(r'<th scope="col">(.*?)</th>', table)
     assert headings[3:] == re.findall(r"<dt>(.*?)</dt>", table)
+    assert table.count("<td>–</td>") == 1  # k-means has no second choice
     assert "of 10 runs the one with the least spread" in table
     rows = re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td>', table)
     assert rows == [("k-means", "trained on"), ("heads", "trained on"), ("heads", "held out")]
@@ -462,6 +469,16 @@ def test_what_is_shown_is_bounded_and_the_page_says_of_how_many(tmp_path):
     assert text.count('data-cluster="') == N_CARDS
 
 
+def test_of_many_clusters_as_many_members_are_shown_as_there_is_room_for(tmp_path):
+    clusters = sure_clusters(np.repeat(np.arange(350), 8))
+    images = image_set(tmp_path, clusters, size=(96, 96))  # 9,000 characters each
+    write_cluster_page(clusters, images, tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "the image that shows it best, 1 of its surest members and 1 drawn by chance" in text
+    assert "left out to keep the page small" not in text
+    assert 8 << 20 < len(text) < 15 << 20
+
+
 def test_of_few_clusters_all_members_are_shown_where_there_is_room(tmp_path):
     text = page(tmp_path, made_clusters(400, 4))
     assert f"{N_SURE} of its surest members and {N_RANDOM} drawn by chance" in text
@@ -571,6 +588,17 @@ def test_several_clusters_of_a_class_are_all_right():
     found = class_map(score_clusters(sure_clusters([0, 1, 2, 3]), ["a", "a", "b", "b"]))
     assert all(cell.is_right for cell in found.cells)
     assert [one.share for one in found.worst] == [1.0, 1.0]
+
+
+def test_of_many_classes_those_found_worst_are_shown():
+    labels = np.repeat(np.arange(50), 4)
+    cluster = labels.copy()
+    cluster[np.isin(labels, [7, 33]) & (np.arange(200) % 4 == 0)] = 20
+    found = class_map(score_labels(cluster, labels, 50, [f"class {g}" for g in range(50)]))
+    assert len(found.classes) == N_CLASSES
+    assert {"class 7", "class 33"} <= set(found.classes)
+    assert [one.name for one in found.worst[:3]] == ["class 7", "class 33", "class 0"]
+    assert {20} <= set(found.clusters)  # it took what strayed
 
 
 @given(seed=st.integers(0, 999), n_classes=st.integers(1, 60), n_clusters=st.integers(1, 60))

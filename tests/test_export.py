@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labelsieve.clusters import Clusters
+from labelsieve.data.places import Reader
 from labelsieve.data.read import read
 from labelsieve.errors import ConfigError, DataError, RunError
 from labelsieve.exports import export_run, read_names
@@ -84,6 +85,10 @@ def test_links_lead_to_the_images_under_the_names_of_their_clusters(tmp_path: Pa
     assert stamps(photos) == before
     assert (done.labels, done.n_broken, done.n_unnamed) == ({"cat": 2}, 1, 1)
     json.dumps(done.to_dict())
+    assert str(done) == (
+        f"2 images under 1 label in {tmp_path / 'out'}; "
+        "left out: 1 that cannot be read, 1 without a name or label"
+    )
 
 
 def test_what_is_exported_can_be_read_as_a_labeled_set(tmp_path: Path, photos: Path):
@@ -101,6 +106,7 @@ def test_without_a_table_of_names_clusters_keep_theirs(tmp_path: Path, photos: P
     done = export_run(run, "links", tmp_path / "out")
     assert set(tree(tmp_path / "out")) == {"0/1.png", "dog/2.png", "dog/3.png", "3/4.png"}
     assert done.labels == {"0": 1, "dog": 2, "3": 1}
+    assert str(done) == f"4 images under 3 labels in {tmp_path / 'out'}"
 
 
 def test_a_name_that_an_unnamed_cluster_has_does_not_take_its_images(tmp_path: Path, photos: Path):
@@ -216,6 +222,19 @@ def test_images_in_a_table_become_files_with_the_suffix_of_their_bytes(tmp_path:
         "1/d.png": png(3),
         "1/e.dat": b"something else",
     }
+
+
+def test_a_table_is_read_in_its_own_order(tmp_path: Path, monkeypatch):
+    source = parquet(tmp_path / "images.parquet", image=[png(i) for i in range(5)])
+    images = read(source).take(np.array([3, 1, 4, 0, 2]))
+    seen = []
+    read_one = Reader.read
+    monkeypatch.setattr(
+        Reader, "read", lambda self, row: (seen.append(row), read_one(self, row))[1]
+    )
+    export_links(images, ["a", "a", None, "a", "a"], tmp_path / "out")
+    assert seen == [3, 1, 4, 0]  # rows 0, 1, 2, 3 of the table
+    assert tree(tmp_path / "out")["a/row000002.png"] == png(2)
 
 
 def test_images_in_a_tar_become_files(tmp_path: Path):
@@ -343,6 +362,7 @@ def test_a_safe_name_is_short_and_stays_as_it_is(name):
 
 def test_long_names_keep_their_suffix():
     assert safe_name("雪" * 100 + ".jpeg").endswith("雪.jpeg")
+    assert safe_name("a" * 199 + " b") == "a" * 199  # nor end with the blank before the cut
 
 
 def test_an_export_is_there_whole_or_not_at_all(tmp_path: Path, photos: Path, monkeypatch):
@@ -455,7 +475,7 @@ def test_progress_counts_the_images_that_are_written(tmp_path: Path, photos: Pat
 
 
 def test_thousands_of_images_take_no_more_than_their_links(tmp_path: Path):
-    n = 5000
+    n = 2000
     put(tmp_path / "in" / "0.png")
     one = read(tmp_path / "in").places
     images = ImageSet(
@@ -469,7 +489,7 @@ def test_thousands_of_images_take_no_more_than_their_links(tmp_path: Path):
     for i in range(n):
         os.symlink(tmp_path / "in" / "0.png", tmp_path / "plain" / f"{i}.png")
     plain_seconds = time.process_time() - start
-    assert export_seconds < 20 * plain_seconds + 0.5  # 6 times as measured
+    assert export_seconds < 4 * plain_seconds + 0.5  # 1.4 times as measured
 
 
 def test_names_are_read_as_a_spreadsheet_may_write_them(tmp_path: Path):

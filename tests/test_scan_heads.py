@@ -21,8 +21,9 @@ from labelsieve.errors import ConfigError, DataError, RunError
 from labelsieve.features.heads import ClusterHeads, cluster_probabilities
 from labelsieve.logs import TIMINGS, EpochLog
 from labelsieve.methods.scan.consensus import (
-    agreement,
+    agreements,
     aligned,
+    mean_agreement,
     row_logits,
     row_probabilities,
     some_heads,
@@ -42,6 +43,7 @@ from processes import together
 SMALL = HeadTraining(
     n_heads=3,
     n_neighbors=5,
+    least_updates=0,
     training=Training(
         epochs=8, batch_size=64, learning_rate=LearningRate(peak=0.5),
         optimizer=Optimizer(weight_decay=0.0),
@@ -173,6 +175,13 @@ def test_progress_counts_batches():
     told = []
     fitted(epochs(SMALL, 2), progress=lambda *counts: told.append(counts))
     assert told == [(i, 6) for i in range(1, 7)]  # 240 rows are 3 batches of 64, twice
+
+
+def test_small_sets_are_trained_for_as_many_updates():
+    told = []
+    enough = epochs(replace(SMALL, least_updates=10), 2)
+    fitted(enough, progress=lambda *counts: told.append(counts))
+    assert told[-1] == (12, 12)  # 240 rows are 3 batches of 64: four epochs, not two
 
 
 # Unequal clusters
@@ -372,7 +381,7 @@ def test_input_that_cannot_serve_is_refused_with_its_reason(options, error, mess
         (HeadTraining, {"entropy_weight": -1.0}, "entropy_weight is -1.0"),
         (Temi, {"beta": 0.0}, "temi.beta is 0.0"),
         (Temi, {"momentum": 1.0}, "temi.momentum is 1.0; expected 0 <= momentum < 1."),
-        (Scaling, {"size": -1.0}, "size is -1.0; expected 0 or more."),
+        (Scaling, {"size": -1.0}, "scaling.size is -1.0; expected 0 or more."),
     ],
 )
 def test_settings_out_of_range_are_refused(kind, changes, message):
@@ -600,10 +609,10 @@ def test_heads_on_scaled_rows_are_what_they_say(center, size):
 
 def test_heads_learn_as_if_the_rows_were_scaled():
     rows = made()
-    scaling = fit_scaling(rows, Scaling(whitening=0.5, n_dimensions=4))
+    scaling = fit_scaling(rows, Scaling(size=0.7))
     heads = ScaledHeads(scaling, 3, 2, seed=0)
-    scaled = scaling.factor * (torch.from_numpy(rows) - scaling.mean) @ scaling.axes.T
-    plain = [nn.Linear(4, 3) for _ in range(2)]
+    scaled = scaling.factor * (torch.from_numpy(rows) - scaling.mean)
+    plain = [nn.Linear(5, 3) for _ in range(2)]
     for layer, weight, bias in zip(plain, heads.weights, heads.biases, strict=True):
         layer.load_state_dict({"weight": weight.detach(), "bias": bias.detach()})
     expected = torch.stack([layer(scaled) for layer in plain])
@@ -614,29 +623,6 @@ def test_heads_learn_as_if_the_rows_were_scaled():
     for layer, weight, bias in zip(plain, heads.weights, heads.biases, strict=True):
         assert torch.allclose(weight.grad, layer.weight.grad, atol=1e-4)
         assert torch.allclose(bias.grad, layer.bias.grad, atol=1e-4)
-
-
-@pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
-def test_whitening_makes_principal_axes_as_long_as_it_says(whitening):
-    rows = made(n=200).astype(np.float64)
-    scaling = fit_scaling(rows, Scaling(whitening=whitening, n_dimensions=3))
-    scaled = scaling.factor * (rows - rows.mean(0)) @ scaling.axes.numpy().T
-    covariance = scaled.T @ scaled / len(rows)
-    variances = np.linalg.eigvalsh(np.cov(rows.T, bias=True))[::-1][:3]
-    expected = variances ** (1 - whitening)
-    assert np.mean(scaled**2) == pytest.approx(1, rel=1e-4)
-    assert np.diag(covariance) == pytest.approx(3 * expected / expected.sum(), rel=1e-3)
-    assert covariance - np.diag(np.diag(covariance)) == pytest.approx(np.zeros((3, 3)), abs=1e-3)
-
-
-def test_axes_without_any_variance_are_left_out():
-    rows = np.concatenate([made(), np.ones((30, 2), np.float32)], axis=1)
-    assert fit_scaling(rows, Scaling(whitening=1.0)).axes.shape == (5, 7)
-
-
-def test_axes_need_the_mean_to_be_taken_off():
-    with pytest.raises(ConfigError, match="center is off with whitening 0.5 .* Set center=true."):
-        Scaling(center=False, whitening=0.5)
 
 
 # Steps
@@ -657,7 +643,7 @@ def a_step(objective, **changes):
     found = learned.step(RowBatch(values, torch.arange(16), 0, 0))
     temperature = settings.temi.temperature if objective == "temi" else 1
     probabilities = (model(values) / temperature).softmax(2).detach().double().numpy()
-    return float(found["loss"]), probabilities[:, :8], probabilities[:, 8:]
+    return found["loss"].item(), probabilities[:, :8], probabilities[:, 8:]
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -738,10 +724,13 @@ def test_agreement_is_the_mean_rand_index_of_pairs():
         row_probabilities(some_heads(heads, [head]), rows).argmax(1).tolist() for head in range(3)
     ]
     pairs = [reference.rand_index(labels[a], labels[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
-    assert agreement(heads, rows) == pytest.approx(sum(pairs) / 3)
-    assert 0 < agreement(heads, rows) < 1
-    assert agreement(some_heads(heads, [1, 1]), rows) == 1
-    assert math.isnan(agreement(some_heads(heads, [0]), rows))
+    alike = agreements(heads, rows)
+    assert alike[[0, 0, 1], [1, 2, 2]] == pytest.approx(pairs)
+    assert np.array_equal(alike, alike.T)
+    assert mean_agreement(alike) == pytest.approx(sum(pairs) / 3)
+    assert 0 < mean_agreement(alike) < 1
+    assert mean_agreement(agreements(some_heads(heads, [1, 1]), rows)) == 1
+    assert math.isnan(mean_agreement(agreements(some_heads(heads, [0]), rows)))
 
 
 def test_no_rows_have_no_probabilities():

@@ -303,30 +303,23 @@ def test_training_ends_where_the_share_of_sure_images_no_longer_grows(made, scan
     assert len(short) == plateau_after(whole, patience=2, gain=0.02)
 
 
-def collapsing(after: int):
-    """A step that lets one cluster take all, from some batch on."""
-    n = 0
+def collapsing(model, *arguments):
+    """A step that lets one cluster take all, from the third epoch on."""
+    step = self_label_step(model, *arguments)
 
-    def made_step(model, *arguments):
-        step = self_label_step(model, *arguments)
+    def broken(batch):
+        if batch.epoch >= 2:
+            with torch.no_grad():
+                model.heads.bias[:, 2] += 30
+        return step(batch)
 
-        def broken(batch):
-            nonlocal n
-            n += 1
-            if n > after:
-                with torch.no_grad():
-                    model.heads.bias[:, 2] += 30
-            return step(batch)
-
-        return broken
-
-    return made_step
+    return broken
 
 
 def test_lost_clusters_bring_back_the_last_epoch_that_had_them(
     made, scanned, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(module, "self_label_step", collapsing(after=6))
+    monkeypatch.setattr(module, "self_label_step", collapsing)
     log = EpochLog(tmp_path / "log.jsonl", "self-label")
     settings = replace(with_training(QUICK, epochs=9), patience=3)
     found = self_trained(made, scanned, settings, log=log)
@@ -345,7 +338,7 @@ def test_lost_clusters_bring_back_the_last_epoch_that_had_them(
 
 
 def test_clusters_that_are_lost_at_the_very_end_are_told_of_as_well(made, scanned, monkeypatch):
-    monkeypatch.setattr(module, "self_label_step", collapsing(after=6))
+    monkeypatch.setattr(module, "self_label_step", collapsing)
     found = self_trained(made, scanned)
     assert found.epoch == 1
     assert found.warnings[0].startswith("At the end of training: Clusters 0 and 1 lost all their")
@@ -403,6 +396,26 @@ def test_a_training_goes_on_after_an_interruption_as_if_there_had_been_none(
     assert torch.equal(states(whole.network, whole.heads), states(resumed.network, resumed.heads))
     assert whole[2:] == resumed[2:]
     assert lines(log) == lines(again)
+
+
+@pytest.mark.parametrize("end", ["plateau", "lost clusters"])
+def test_an_interrupted_training_ends_at_the_same_epoch(made, scanned, tmp_path, end, monkeypatch):
+    settings = with_training(REFERENCE, epochs=25, checkpoint_minutes=1e-9)
+    settings = replace(settings, plateau=3, plateau_gain=0.3)
+    if end == "lost clusters":
+        monkeypatch.setattr(module, "self_label_step", collapsing)
+        settings = with_training(replace(QUICK, patience=3), epochs=9, checkpoint_minutes=1e-9)
+    log = EpochLog(tmp_path / "whole.jsonl", "self-label")
+    whole = self_trained(made, scanned, settings, log=log)
+    n_epochs = len(lines(log))
+    assert n_epochs < settings.training.epochs
+    again = EpochLog(tmp_path / "again.jsonl", "self-label")
+    stop = stop_at(3 * (n_epochs - 1) + 1)  # in the last epoch: two of three were counted
+    with pytest.raises(Stopped):
+        self_trained(made, scanned, settings, folder=tmp_path / "f", log=again, progress=stop)
+    resumed = self_trained(made, scanned, settings, folder=tmp_path / "f", log=again)
+    assert lines(again) == lines(log)
+    assert resumed[2:] == whole[2:]
 
 
 def test_a_training_that_was_stopped_early_is_not_gone_on_with(made, scanned, tmp_path):

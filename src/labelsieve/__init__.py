@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from labelsieve.clustering import cluster, cluster_recipe
+    from labelsieve.clusters import Clusters, Part
     from labelsieve.data.augment import (
         Contrastive,
         Normalization,
@@ -36,6 +38,22 @@ if TYPE_CHECKING:
     from labelsieve.features.pretrain import Pretrain
     from labelsieve.features.recipes import PRETRAINING
     from labelsieve.features.saved import load_network
+    from labelsieve.features.views import view_rows
+    from labelsieve.methods.scan.heads import HeadTraining, row_probabilities, train_heads
+    from labelsieve.methods.scan.kmeans import kmeans
+    from labelsieve.methods.scan.losses import (
+        confident,
+        most_confident,
+        scan_loss,
+        self_label_loss,
+        validation_loss,
+    )
+    from labelsieve.methods.scan.network import ScanTraining, train_scan
+    from labelsieve.methods.scan.number import number_of_classes
+    from labelsieve.methods.scan.prior import class_shares
+    from labelsieve.methods.scan.recipes import Cluster
+    from labelsieve.methods.scan.self_labels import SelfLabels, train_self_labels
+    from labelsieve.methods.scan.temi import temi_loss
     from labelsieve.methods.sncf.paper import PaperDetection
     from labelsieve.methods.sncf.robust import RobustDetection
     from labelsieve.neighbors.duplicates import exact_duplicates, near_duplicates
@@ -43,7 +61,10 @@ if TYPE_CHECKING:
     from labelsieve.neighbors.knn import nearest_neighbors
     from labelsieve.neighbors.optics import optics
     from labelsieve.pipeline import Audit, audit, recipe
+    from labelsieve.prediction import predict
     from labelsieve.records import Features, Findings, ImageSet, Neighbors, NoiseRate, Verdict
+    from labelsieve.report.cluster_page import write_cluster_page
+    from labelsieve.report.cluster_scores import hungarian, score_clusters
     from labelsieve.report.metrics import score
     from labelsieve.report.page import write_page
     from labelsieve.representation import represent
@@ -52,6 +73,8 @@ if TYPE_CHECKING:
 # module is imported when the first of its names is asked for.
 _HOMES = {
     "pipeline": ("Audit", "audit", "recipe"),
+    "clustering": ("cluster", "cluster_recipe"),
+    "clusters": ("Clusters", "Part"),
     "data.augment": (
         "Contrastive", "Normalization", "Weak", "clean_view", "contrastive_view", "weak_view",
     ),
@@ -71,13 +94,28 @@ _HOMES = {
     "features.pretrain": ("Pretrain",),
     "features.recipes": ("PRETRAINING",),
     "features.saved": ("load_network",),
+    "features.views": ("view_rows",),
+    "methods.scan.heads": ("HeadTraining", "row_probabilities", "train_heads"),
+    "methods.scan.kmeans": ("kmeans",),
+    "methods.scan.losses": (
+        "confident", "most_confident", "scan_loss", "self_label_loss", "validation_loss",
+    ),
+    "methods.scan.network": ("ScanTraining", "train_scan"),
+    "methods.scan.number": ("number_of_classes",),
+    "methods.scan.prior": ("class_shares",),
+    "methods.scan.recipes": ("Cluster",),
+    "methods.scan.self_labels": ("SelfLabels", "train_self_labels"),
+    "methods.scan.temi": ("temi_loss",),
     "methods.sncf.paper": ("PaperDetection",),
     "methods.sncf.robust": ("RobustDetection",),
     "neighbors.duplicates": ("exact_duplicates", "near_duplicates"),
     "neighbors.graph": ("spectral_embedding",),
     "neighbors.knn": ("nearest_neighbors",),
     "neighbors.optics": ("optics",),
+    "prediction": ("predict",),
     "records": ("Features", "Findings", "ImageSet", "Neighbors", "NoiseRate", "Verdict"),
+    "report.cluster_page": ("write_cluster_page",),
+    "report.cluster_scores": ("hungarian", "score_clusters"),
     "report.metrics": ("score",),
     "report.page": ("write_page",),
     "representation": ("represent",),

@@ -1,7 +1,7 @@
 """Clustering: from images without labels to clusters, phase by phase, all kept in the run's folder.
 
-decode -> features -> neighbors -> [number of classes] -> k-means -> [heads] -> [scan]
--> [self-labels] -> report
+decode -> features -> neighbors -> [number of classes] -> duplicates -> k-means -> [heads]
+-> [scan] -> [self-labels] -> report
 
 Labels, where there are any, score what was found and decide nothing.
 """
@@ -17,17 +17,19 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from labelsieve.cluster_phases import Job, Scored
+from labelsieve.cluster_job import Job, Scored
+from labelsieve.cluster_phases import clustered
 from labelsieve.clusters import Clusters, Part
 from labelsieve.config import to_dict
 from labelsieve.data.join import joined
 from labelsieve.data.read import read
 from labelsieve.errors import ConfigError, did_you_mean
 from labelsieve.features.recipes import PRETRAINING
+from labelsieve.files import write_csv
 from labelsieve.inputs import Inputs, Progress, recorded, silent, stamps
-from labelsieve.makers import PRETEXT
 from labelsieve.methods.scan.number import Evidence
 from labelsieve.methods.scan.recipes import RECIPES, Cluster
 from labelsieve.records import Features, ImageSet
@@ -36,6 +38,7 @@ from labelsieve.report.cluster_scores import ClusterScores
 from labelsieve.representation import feature_maker
 from labelsieve.run import Run
 from labelsieve.runtime import n_launched
+from labelsieve.trained import PRETEXT, Trained, load_trained
 
 
 class Clustered(NamedTuple):
@@ -77,6 +80,7 @@ def cluster(
     settings: Cluster | None = None,
     *,
     features: Features | None = None,
+    network: str | Path | None = None,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -88,6 +92,8 @@ def cluster(
         n_clusters: how many, at least 2; "auto" looks for a number that the features support.
         settings: `cluster_recipe("heads")` unless given.
         features: one row for each image; made as the settings say unless given.
+        network: the folder of a trained one, or its weights: of the features, where none are
+            given, and of phases that train one.
         seed: of every random choice.
         device: "cpu", "cuda", ...
         progress: called with (stage, done, total).
@@ -102,19 +108,22 @@ def cluster(
         >>> clusters.write("clusters.csv")  # doctest: +SKIP
     """
     settings = settings or Cluster()
+    check_number(n_clusters)
+    source = images.source if isinstance(images, ImageSet) else str(images)
+    inputs = Inputs(source, seed=seed, device=device, network=_text(network), recipe="heads")
+    trained = _network(inputs, settings)
     if not isinstance(images, ImageSet):
         images = read(images)
-    inputs = Inputs(images.source, seed=seed, device=device, recipe="heads")
     make = feature_maker(inputs, settings.dictionary, settings.pretrain, folder=PRETEXT)
     if features is not None:
-        inputs = Inputs(images.source, seed=seed, device=device, features="given")
+        inputs = replace(inputs, features="given", network=None)
         make = lambda *_: features  # noqa: E731
     with (
         tempfile.TemporaryDirectory(prefix="labelsieve-") as folder,
         Run.open(Path(folder), "cluster", {}) as run,
     ):
         job = Job(images, None, inputs, settings, run, progress or silent)
-        return job.clustered(make, _checked(n_clusters))[0]
+        return clustered(job, make, n_clusters, trained)[0]
 
 
 def run_cluster(
@@ -134,13 +143,14 @@ def run_cluster(
         ConfigError: a number of clusters below 2, or options that do not go together.
         RunError: the folder cannot be used.
     """
-    _checked(n_clusters)
-    images, held_out = _read(inputs)
+    check_number(n_clusters)
+    _check_places(inputs, out)
+    trained = _network(inputs, settings)
+    images, held_out = read_images(inputs)
     learn = None if held_out is None else ~held_out
     make = feature_maker(
         inputs, settings.dictionary, settings.pretrain, learn=learn, folder=PRETEXT
     )
-    _check_inputs(inputs, settings, out)
     about = {
         "inputs": recorded(inputs),
         "n_clusters": n_clusters,
@@ -152,9 +162,9 @@ def run_cluster(
         if run.done:
             return read_clustered(run.path, run.about, images)
         job = Job(images, held_out, inputs, settings, run, progress or silent)
-        found = Clustered(images, *job.clustered(make, n_clusters))
-        found.clusters.write(run.path / "clusters.parquet")
-        found.clusters.write(run.path / "clusters.csv")
+        clusters, evidence = clustered(job, make, n_clusters, trained)
+        found = Clustered(images, clusters, job.scores, evidence)
+        _write(run, found)
         _note(run, found, inputs)
         with run.stage("report"):
             write_clustered_page(run, found, partial(job.progress, "report"))
@@ -207,38 +217,89 @@ def _about(run: Path) -> dict[str, Any]:
     return about
 
 
-def _checked(n_clusters: int | Literal["auto"]) -> int | Literal["auto"]:
+def check_number(n_clusters: int | Literal["auto"]) -> None:
+    """Refuse numbers of clusters that are none.
+
+    Raises:
+        ConfigError: it is below 2.
+    """
     if n_clusters != "auto" and n_clusters < 2:
         raise ConfigError(
             f"{n_clusters} clusters are asked for; at least 2 are needed, or auto to look for a "
             "number."
         )
-    return n_clusters
 
 
-def _read(inputs: Inputs) -> tuple[ImageSet, NDArray[np.bool_] | None]:
-    """The images, and which of them are only chosen by, where the user says so."""
+def read_images(inputs: Inputs) -> tuple[ImageSet, NDArray[np.bool_] | None]:
+    """The images, and which of them are only chosen by, where the user says so.
+
+    Raises:
+        DataError: they cannot be read, or those to choose by are of another kind.
+    """
     images = read(inputs.source, label=inputs.label, truth=inputs.truth)
     if inputs.valid is None:
         return images, None
-    others = read(inputs.valid, label=inputs.label, truth=inputs.truth)
-    return joined(images, others)
+    return joined(images, read(inputs.valid, label=inputs.label, truth=inputs.truth))
 
 
-def _check_inputs(inputs: Inputs, settings: Cluster, out: Path) -> None:
+def _check_places(inputs: Inputs, out: Path) -> None:
     if n_launched() > 1:
         raise ConfigError(
             f"{n_launched()} processes were begun; a clustering runs in one. Pretrain in several "
             "by `labelsieve features --pretrain` and give the run's folder with --network."
         )
-    source = Path(inputs.source).resolve()
-    if source.is_dir() and out.resolve().is_relative_to(source):
-        raise ConfigError(f"--out {out}: lies among the images of {source}. Choose another place.")
-    if settings.needs_network and settings.pretrain is None and inputs.network is None:
+    for given in (inputs.source, inputs.valid):
+        source = None if given is None else Path(given).resolve()
+        if source is not None and source.is_dir() and out.resolve().is_relative_to(source):
+            raise ConfigError(
+                f"--out {out}: lies among the images of {source}. Choose another place."
+            )
+
+
+def _network(inputs: Inputs, settings: Cluster) -> Trained | None:
+    """The network that the user named, if any; what phases need is seen to before hours of work."""
+    trained = None
+    if inputs.network is not None:
+        trained = load_trained(inputs.network, settings.pretrain)
+    if not settings.needs_network:
+        return trained
+    if trained is None and settings.pretrain is None:
         raise ConfigError(
             "the settings train a network, and none says where it comes from. Add --pretrain "
             "RECIPE or --network PATH."
         )
+    size = trained.image_size if trained is not None else settings.pretrain.image_size  # type: ignore[union-attr]
+    for name in ("scan", "self_labels"):
+        phase = getattr(settings, name)
+        if phase is not None and phase.strong.size > size and _is_strong(phase):
+            raise ConfigError(
+                f"{name}.strong.size is {phase.strong.size} pixels, and the network's images have "
+                f"{size}. Set {name}.strong.size={size} and {name}.clean_size={size}."
+            )
+    return trained
+
+
+def _is_strong(phase: Any) -> bool:
+    return getattr(phase, "augmentation", "strong") == "strong"
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _write(run: Run, found: Clustered) -> None:
+    """The clusters, and the table of prototypes: with names in it, it is what `export` takes."""
+    clusters = found.clusters
+    clusters.write(run.path / "clusters.parquet")
+    clusters.write(run.path / "clusters.csv")
+    shown = [clusters.image[row] if row >= 0 else None for row in clusters.prototypes]
+    columns = {
+        "cluster": pa.array(range(len(shown)), pa.int32()),
+        "name": pa.array(clusters.names, pa.string()),
+        "image": pa.array(shown, pa.string()),
+        "n_images": pa.array(clusters.counts(), pa.int64()),
+    }
+    write_csv(pa.table(columns), run.path / "prototypes.csv")
 
 
 def _note(run: Run, found: Clustered, inputs: Inputs) -> None:

@@ -104,8 +104,8 @@ def _replace(settings: T, changes: Mapping[str, Any], prefix: str = "") -> T:
             first = next(iter(value))
             if inner is None:
                 raise ConfigError(
-                    f"{path} is not in use, so that there is no {path}.{first}. Name a recipe: "
-                    f"--{name} RECIPE."
+                    f"{path} is not in use, so that there is no {path}.{first}. Name a recipe "
+                    f"that has it: --{'pretrain' if name == 'pretrain' else 'recipe'} RECIPE."
                 )
             if not dataclasses.is_dataclass(inner):
                 raise ConfigError(f"{path} is one value and has no setting {first!r}.")

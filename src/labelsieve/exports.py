@@ -33,6 +33,19 @@ class Exported:
     n_foreign: int  # left out: none of the classes fits
     n_unnamed: int  # left out: their cluster has no name, or they have no label
 
+    def __str__(self) -> str:
+        out_of = {
+            "that cannot be read": self.n_broken,
+            "foreign": self.n_foreign,
+            "without a name or label": self.n_unnamed,
+        }
+        left = [f"{n:,} {what}" for what, n in out_of.items() if n]
+        n_images, n_labels = sum(self.labels.values()), len(self.labels)
+        images = "1 image" if n_images == 1 else f"{n_images:,} images"
+        labels = "1 label" if n_labels == 1 else f"{n_labels:,} labels"
+        found = f"{images} under {labels} in {self.out}"
+        return f"{found}; left out: {', '.join(left)}" if left else found
+
     def to_dict(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
         return asdict(self)
@@ -231,4 +244,4 @@ def _images_of(run: Path, settings: Mapping[str, Any], ids: Sequence[str]) -> Im
             f"{images.source}: {len(missing):,} images of {run} are not there any more, such as "
             f"{missing[0]!r}. Put them back, or run again."
         )
-    return images
+    return images.take(np.array([place[name] for name in ids], np.int64))

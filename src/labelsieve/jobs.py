@@ -7,11 +7,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from labelsieve.clustering import (
+    cluster_recipe,
+    read_clustered,
+    read_images,
+    write_clustered_page,
+)
 from labelsieve.clusters import Clusters
 from labelsieve.config import from_dict, to_dict
 from labelsieve.data.corrupt import corrupt
@@ -22,6 +28,7 @@ from labelsieve.errors import ConfigError, RunError
 from labelsieve.features.dictionary import Dictionary
 from labelsieve.features.pretrain import Pretrain
 from labelsieve.inputs import Inputs, Progress, recorded
+from labelsieve.methods.scan.recipes import Cluster
 from labelsieve.pipeline import Audit, Audited, audit_into, recipe
 from labelsieve.records import Features, Findings
 from labelsieve.report.cluster_evaluation import ClusterEvaluation, evaluation
@@ -116,6 +123,9 @@ def rewrite_report(run: Path) -> Path:
     about = read_run(run)
     if about["job"] == "features":
         raise RunError(f"{run}: a run that made features; an audit writes a report.")
+    if about["job"] == "cluster":
+        images, _ = read_images(Inputs(**about["settings"]["inputs"]))
+        return write_clustered_page(run, read_clustered(run, about, images))
     inputs, _ = inputs_of(run)
     images = read(inputs.source, label=inputs.label, truth=inputs.truth)
     findings = Findings.load(run / "findings.parquet")
@@ -137,6 +147,15 @@ def inputs_of(run: Path) -> tuple[Inputs, Audit]:
     return inputs, from_dict(
         recipe(inputs.recipe, inputs.pretrain), about["audit"], str(run / "run.json")
     )
+
+
+def clustering_of(run: Path) -> tuple[Inputs, Cluster, int | Literal["auto"]]:
+    """What finished clusters were made from, and how many were asked for, by run.json alone."""
+    about = read_run(run)["settings"]
+    inputs = Inputs(**about["inputs"])
+    settings = cluster_recipe(inputs.recipe, inputs.pretrain)
+    found = from_dict(settings, about["cluster"], str(run / "run.json"))
+    return inputs, found, about["n_clusters"]
 
 
 def features_of(run: Path) -> tuple[Inputs, Dictionary, Pretrain | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,28 +15,37 @@ from torch import Tensor, nn
 
 from labelsieve.data.augment import AS_STORED, Normalization
 from labelsieve.data.decode import Pixels, decode_images, decoder_name
-from labelsieve.errors import ConfigError, DataError
-from labelsieve.features.backbones import load_timm, pooled
+from labelsieve.errors import ConfigError
+from labelsieve.features.backbones import Backbone, load_timm, pooled
 from labelsieve.features.dictionary import DictionaryModel, unit_rows
-from labelsieve.features.extract import extract, transformed
+from labelsieve.features.extract import extract, nothing_left, transformed
 from labelsieve.features.joint import JointModel
 from labelsieve.features.load import load_features
 from labelsieve.features.saved import save_network
+from labelsieve.features.weights import digest
 from labelsieve.files import atomic
 from labelsieve.inputs import Inputs, Progress
 from labelsieve.records import Features, ImageSet
 from labelsieve.run import Run
-from labelsieve.trained import JOINT, Trained, as_backbone, load_trained, trained_features
+from labelsieve.trained import (
+    JOINT,
+    PRETEXT,
+    Trained,
+    as_backbone,
+    load_trained,
+    trained_features,
+)
 
+SMALL = 32  # pixels: a size to see at which images can be read
 DICTIONARY = "dictionary.safetensors"  # in a run's folder: what made its rows
-PRETEXT = "pretext"  # in a run's folder: the network that made its rows
 
 
 class Encoder(NamedTuple):
     """What turns views into rows."""
 
     rows_of: Callable[[Tensor], Tensor]  # (B, 3, size, size), normalized, to (B, D)
-    size: int  # pixels
+    size: int  # of the views, pixels
+    image_size: int  # of the images that they are cut from
     normalization: Normalization
     name: str  # equal means equal rows
 
@@ -51,7 +61,8 @@ def keep_maker(run: Run, inputs: Inputs, trained: Trained | None) -> dict[str, A
     if inputs.features is not None:
         return {"maker": "file"}
     if inputs.backbone is not None:
-        return {"maker": "backbone", "backbone": inputs.backbone, "weights": inputs.weights}
+        weights = None if inputs.weights is None else os.path.abspath(inputs.weights)
+        return {"maker": "backbone", "backbone": inputs.backbone, "weights": weights}
     if trained is not None:
         keep_network(run.path / PRETEXT, trained)
     if (run.path / PRETEXT).is_dir():
@@ -114,19 +125,20 @@ def rows_of_new(
             else f"--features {given}: {folder} makes the rows of new images itself. Leave it out."
         )
     if kind == "file":
-        return load_features(Path(str(given)), images)
+        usable = readable_pixels(images, SMALL, run, progress).usable  # broken ones need no row
+        return load_features(Path(str(given)), images, usable)
     store = run.checkpoint / "rows.npy"
     if kind == "backbone":
         model = load_timm(maker["backbone"], maker["weights"])
         return extract(images, model, device=device, progress=tell, path=store)
     if kind == "network":
         trained = load_trained(folder / PRETEXT)
-        pixels = _pixels(images, trained.image_size, run, progress) if trained.joint else None
-        return trained_features(
-            images, pixels, trained, device=device, run=run, progress=progress
+        pixels = (
+            readable_pixels(images, trained.image_size, run, progress) if trained.joint else None
         )
+        return trained_features(images, pixels, trained, device=device, run=run, progress=progress)
     model_of_rows = DictionaryModel.load(folder / DICTIONARY, device)
-    pixels = _pixels(images, model_of_rows.settings.image_size, run, progress)
+    pixels = readable_pixels(images, model_of_rows.settings.image_size, run, progress)
     made_by = (
         f"dictionary features {model_of_rows.settings.digest()} of {folder}, of "
         f"{images.fingerprint()} decoded by {decoder_name()}"
@@ -152,20 +164,35 @@ def encoder_of(folder: Path, maker: Mapping[str, Any], device: str) -> Encoder:
     if kind == "dictionary":
         model = DictionaryModel.load(folder / DICTIONARY, device)
         size = model.settings.image_size
-        return Encoder(_transform(model), size, AS_STORED, f"dictionary {model.settings.digest()}")
-    if kind == "network" and (trained := load_trained(folder / PRETEXT)).joint is not None:
-        joint = JointModel.load(trained.joint, trained.backbone, device)
-        name = f"joint {joint.settings.digest()} {as_backbone(trained).name}"
-        return Encoder(_transform(joint), trained.image_size, AS_STORED, name)
-    backbone = (
-        as_backbone(load_trained(folder / PRETEXT)) if kind == "network"
-        else load_timm(maker["backbone"], maker["weights"])
+        name = f"dictionary {model.settings.digest()}"
+        return Encoder(_transform(model), size, size, AS_STORED, name)
+    if kind == "backbone":
+        backbone = load_timm(maker["backbone"], maker["weights"])
+        return _unit_encoder(backbone, backbone.size, device)
+    trained = load_trained(folder / PRETEXT)
+    if trained.joint is None:
+        return _unit_encoder(as_backbone(trained), trained.image_size, device)
+    joint = JointModel.load(trained.joint, trained.backbone, device)
+    name = f"joint {joint.settings.digest()} {as_backbone(trained).name}"
+    return Encoder(_transform(joint), trained.image_size, trained.image_size, AS_STORED, name)
+
+
+def raw_encoder(network: Trained, device: str) -> Encoder:
+    """What the network itself gives, of any length: what SCAN's heads stand on."""
+    module = network.backbone.to(device).eval()
+    return Encoder(
+        lambda views: module(views).float(), network.view_size, network.image_size,
+        network.normalization, f"{type(module).__name__} {digest(module)}",
     )  # fmt: skip
+
+
+def _unit_encoder(backbone: Backbone, image_size: int, device: str) -> Encoder:
+    """Rows as `extract` makes them."""
     module = backbone.module.to(device).eval()
     normalization = Normalization(backbone.mean, backbone.deviation)  # type: ignore[arg-type]
     return Encoder(
         lambda views: unit_rows(pooled(module(views)).float()),
-        backbone.size, normalization, backbone.name,
+        backbone.size, image_size, normalization, backbone.name,
     )  # fmt: skip
 
 
@@ -177,12 +204,14 @@ def _transform(model: DictionaryModel | JointModel) -> Callable[[Tensor], Tensor
     return rows_of
 
 
-def _pixels(images: ImageSet, size: int, run: Run, progress: Progress) -> Pixels:
+def readable_pixels(images: ImageSet, size: int, run: Run, progress: Progress) -> Pixels:
+    """New images at a size.
+
+    Raises:
+        DataError: none of them can be read.
+    """
     path = run.checkpoint / "pixels.npy"
     pixels = decode_images(images, size, path=path, progress=partial(progress, "decode"))
     if not pixels.usable.any():
-        raise DataError(
-            f"{images.source}: none of {len(images)} images can be read, such as "
-            f"{images.ids[0] if len(images) else ''!r}. Give images that can."
-        )
+        raise nothing_left(images, dict(enumerate(map(str, pixels.reasons))))
     return pixels

@@ -12,20 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from labelsieve.cluster_answers import clusters_of_set, network_probabilities
 from labelsieve.clusters import Clusters, Part
 from labelsieve.data.augment import Normalization
-from labelsieve.data.decode import Pixels, decode_images
 from labelsieve.data.read import read
-from labelsieve.errors import ConfigError, DataError, RunError
-from labelsieve.features.heads import ClusterHeads, cluster_probabilities
+from labelsieve.errors import ConfigError, RunError
+from labelsieve.exports import read_names
+from labelsieve.features.heads import ClusterHeads
 from labelsieve.features.saved import load_network
 from labelsieve.inputs import Progress, check_device, silent
-from labelsieve.makers import rows_of_new
-from labelsieve.methods.scan.clusterer import clean_logits
+from labelsieve.makers import readable_pixels, rows_of_new
 from labelsieve.methods.scan.heads import row_probabilities
 from labelsieve.records import ImageSet
 from labelsieve.run import Run, read_run
-from labelsieve.runtime import Runtime
 from labelsieve.stages import image_source
 
 SUFFIXES = (".csv", ".parquet")
@@ -36,6 +35,7 @@ def run_predict(
     source: str,
     out: Path,
     *,
+    names: Path | None = None,
     features: str | None = None,
     device: str = "cpu",
     overwrite: bool = False,
@@ -47,6 +47,8 @@ def run_predict(
         folder: of a finished `labelsieve cluster`.
         source: the new images.
         out: .csv or .parquet, with the columns of clusters.csv.
+        names: a table of `cluster` and `name`; two clusters of one name become one, those that it
+            does not name keep their numbers.
         features: file of the new images' features, where the run's own came from a file.
         device: "cpu", "cuda", ...
         overwrite: replace `out`.
@@ -55,14 +57,19 @@ def run_predict(
     Raises:
         ConfigError: `out` has another suffix, or features are missing or not needed.
         RunError: there is no such run, or `out` exists.
-        DataError: no image can be read.
+        DataError: no image can be read, or the table of names is not what was expected.
     """
     if out.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--out {out}: predictions are written as .csv or .parquet.")
     if out.exists() and not overwrite:
         raise RunError(f"{out}: exists already. Add --overwrite to replace it, or choose another.")
-    check_device(device)
-    clusters = predict(folder, source, features=features, device=device, progress=progress)
+    if not out.parent.is_dir():
+        raise RunError(f"{out}: there is no folder {out.parent}. Make it, or choose another place.")
+    given = None
+    if names is not None:
+        given = read_names(names, len(_made(folder).names))
+    found = predict(folder, source, features=features, device=device, progress=progress)
+    clusters = found if given is None else found.named(given)
     clusters.write(out)
     return clusters
 
@@ -75,7 +82,7 @@ def predict(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Clusters:
-    """Put images into the clusters that a run made; names given to them there are not known here.
+    """Put images into the clusters that a run made.
 
     Args:
         folder: of a finished `labelsieve cluster`.
@@ -83,6 +90,9 @@ def predict(
         features: file of the images' features, where the run's own came from a file.
         device: "cpu", "cuda", ...
         progress: called with (stage, done, total).
+
+    Returns:
+        clusters with the run's numbers; `named` gives them names.
 
     Raises:
         RunError: there is no such run.
@@ -94,34 +104,56 @@ def predict(
         >>> clusters = ls.predict("run/", "new-photos/")  # doctest: +SKIP
     """
     folder, progress = Path(folder), progress or silent
+    made = _made(folder)
+    check_device(device)
+    module, about = load_network(folder)
+    if not isinstance(images, ImageSet):
+        images = read(images)
+    with (
+        tempfile.TemporaryDirectory(prefix="labelsieve-") as scratch,
+        Run.open(Path(scratch), "predict", {}) as run,
+    ):
+        if about["kind"] == "network":
+            rows, said = _by_network(module, about, images, features, device, run, progress)
+        else:
+            rows, said = _by_features(
+                folder, module, about, images, features, device, run, progress
+            )
+    found = Clusters.of_probabilities(
+        [images.ids[row] for row in rows], said, Part.NEW, names=made.names
+    )
+    return clusters_of_set(images, rows, found, Part.NEW)
+
+
+def _made(folder: Path) -> Clusters:
+    """The clusters of a run."""
     job = read_run(folder)["job"]
     if job != "cluster":
         raise RunError(
             f"{folder}: made by `labelsieve {job}`, which leaves no model that predicts; expected "
             "a run of `labelsieve cluster`."
         )
-    if not isinstance(images, ImageSet):
-        images = read(images)
-    module, about = load_network(folder)
-    made = Clusters.load(folder / "clusters.parquet")
-    with (
-        tempfile.TemporaryDirectory(prefix="labelsieve-") as scratch,
-        Run.open(Path(scratch), "predict", {}) as run,
-    ):
-        if about["kind"] == "features":
-            assert isinstance(module, ClusterHeads)  # noqa: S101 -- what the kind says
-            found = rows_of_new(
-                folder, about["features"], images, features, device=device, run=run,
-                progress=progress,
-            )  # fmt: skip
-            place = {name: row for row, name in enumerate(images.ids)}
-            rows = np.array([place[name] for name in found.ids], np.int64)
-            said = row_probabilities(module, found.values)
-        else:
-            rows, said = _by_network(module, about, images, features, device, run, progress)
-    probabilities = np.full((len(images), len(made.names)), np.nan, np.float32)
-    probabilities[rows] = said
-    return Clusters.of_probabilities(images.ids, probabilities, Part.NEW, names=made.names)
+    return Clusters.load(folder / "clusters.parquet")
+
+
+def _by_features(
+    folder: Path,
+    module: nn.Module,
+    about: Mapping[str, Any],
+    images: ImageSet,
+    features: str | None,
+    device: str,
+    run: Run,
+    progress: Progress,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Which rows can be read, and the probabilities of each, by heads on features."""
+    assert isinstance(module, ClusterHeads)  # noqa: S101 -- what the kind says
+    found = rows_of_new(
+        folder, about["features"], images, features, device=device, run=run, progress=progress
+    )
+    place = {name: row for row, name in enumerate(images.ids)}
+    rows = np.array([place[name] for name in found.ids], np.int64)
+    return rows, row_probabilities(module, found.values)
 
 
 def _by_network(
@@ -133,28 +165,21 @@ def _by_network(
     run: Run,
     progress: Progress,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Which rows can be read, and the probabilities of each."""
+    """Which rows can be read, and the probabilities of each, by a network and heads on it."""
     if features is not None:
         raise ConfigError(
             f"--features {features}: this run's network looks at images itself. Leave it out."
         )
     assert isinstance(module, nn.ModuleDict)  # noqa: S101 -- what the kind says
-    pixels = _decoded(images, int(about["image_size"]), run, progress)
-    rows = np.flatnonzero(pixels.usable)
-    source = image_source(images, pixels, int(about["image_size"]), run.checkpoint, progress)
-    mean, deviation = (tuple(about["normalization"][name]) for name in ("mean", "deviation"))
-    heads = module["heads"]
+    backbone, heads = module["backbone"], module["heads"]
     assert isinstance(heads, ClusterHeads)  # noqa: S101 -- what the kind says
-    logits = clean_logits(
-        module["backbone"], heads, source, rows, Normalization(mean, deviation),
-        int(about["view_size"]), runtime=Runtime.start(device),
+    size, view_size = int(about["image_size"]), int(about["view_size"])
+    pixels = readable_pixels(images, size, run, progress)
+    rows = np.flatnonzero(pixels.usable)
+    source = image_source(images, pixels, size, run.checkpoint, progress)
+    mean, deviation = (tuple(about["normalization"][name]) for name in ("mean", "deviation"))
+    said = network_probabilities(
+        backbone, heads, source, rows, Normalization(mean, deviation), view_size,
+        device=device, progress=partial(progress, "predict"),
     )  # fmt: skip
-    return rows, cluster_probabilities(logits).numpy()
-
-
-def _decoded(images: ImageSet, size: int, run: Run, progress: Progress) -> Pixels:
-    path = run.checkpoint / "pixels.npy"
-    pixels = decode_images(images, size, path=path, progress=partial(progress, "decode"))
-    if not pixels.usable.any():
-        raise DataError(f"{images.source}: none of {len(images)} images can be read.")
-    return pixels
+    return rows, said

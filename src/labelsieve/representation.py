@@ -213,6 +213,35 @@ def pretrained_features(
 ) -> Features:
     """Pretrain a network on the images, keep it in the run's folder, and extract its features.
 
+    Arguments as for `pretrained_network`.
+    """
+    encoder = pretrained_network(images, pixels, settings, inputs, run, progress, learn, folder)
+    tell, store = partial(progress, "features"), run.checkpoint / "rows.npy"
+    if settings.rows != "joint":
+        backbone = backbone_of(encoder, settings)
+        return extract(images, backbone, device=inputs.device, progress=tell, path=store)
+    pixels = fitting_pixels(images, pixels, settings.image_size, run.checkpoint, progress)
+    features = joint_features(
+        images, pixels, encoder.network, settings.joint, learn=learn, seed=inputs.seed,
+        device=inputs.device, progress=tell, path=store,
+    )  # fmt: skip
+    with atomic(run.path / folder / JOINT) as partial_file:
+        shutil.copyfile(store.with_suffix(".safetensors"), partial_file)
+    return features
+
+
+def pretrained_network(
+    images: ImageSet,
+    pixels: Pixels,
+    settings: Pretrain,
+    inputs: Inputs,
+    run: Run,
+    progress: Progress,
+    learn: NDArray[np.bool_] | None = None,
+    folder: str = "",
+) -> Encoder:
+    """Pretrain a network on the images, and keep it in the run's folder.
+
     Args:
         images: the set.
         pixels: of all images, at some small size.
@@ -246,17 +275,7 @@ def pretrained_features(
     place = run.path / folder
     place.mkdir(exist_ok=True)
     save_network(place, parts.cpu(), about)
-    tell, store = partial(progress, "features"), run.checkpoint / "rows.npy"
-    if settings.rows == "joint":
-        features = joint_features(
-            images, pixels, encoder.network, settings.joint, learn=learn, seed=inputs.seed,
-            device=inputs.device, progress=tell, path=store,
-        )  # fmt: skip
-        with atomic(place / JOINT) as partial_file:
-            shutil.copyfile(store.with_suffix(".safetensors"), partial_file)
-        return features
-    backbone = backbone_of(encoder, settings)
-    return extract(images, backbone, device=inputs.device, progress=tell, path=store)
+    return encoder
 
 
 def _log(run: Run, settings: Pretrain) -> EpochLog:

@@ -27,8 +27,9 @@ T = TypeVar("T")
 
 # What a run writes: --overwrite removes these and nothing else.
 OUTPUTS = (
-    "run.json", "log.jsonl", "findings.parquet", "findings.csv", "features.npy", "features.json",
-    "report.html", "model.safetensors", "model.json", "joint.safetensors",
+    "run.json", "log.jsonl", "findings.parquet", "findings.csv", "clusters.parquet",
+    "clusters.csv", "prototypes.csv", "features.npy", "features.json", "report.html",
+    "model.safetensors", "model.json", "joint.safetensors", "dictionary.safetensors", "pretext",
     "tensorboard", "checkpoint",
 )  # fmt: skip
 REPLACED = ".replaced"  # where the run that --overwrite replaces waits until the new one is done

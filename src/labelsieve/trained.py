@@ -16,6 +16,7 @@ from labelsieve.errors import ConfigError
 from labelsieve.features.backbones import Backbone, network
 from labelsieve.features.contrast import Encoder
 from labelsieve.features.extract import extract, transformed
+from labelsieve.features.heads import ClusterHeads
 from labelsieve.features.joint import JointModel
 from labelsieve.features.pretrain import Pretrain
 from labelsieve.features.saved import load_network
@@ -24,6 +25,7 @@ from labelsieve.inputs import Progress
 from labelsieve.records import Features, ImageSet
 from labelsieve.run import Run
 
+PRETEXT = "pretext"  # in the folder of a clustering: the network that made its rows
 JOINT = "joint.safetensors"  # beside a network's model.json, where its rows are joint ones
 Rows = Literal["head", "network", "joint"]
 
@@ -118,6 +120,8 @@ def as_backbone(trained: Trained) -> Backbone:
 
 def _from_folder(path: Path) -> Trained:
     module, about = load_network(path)
+    if isinstance(module, ClusterHeads) and (path / PRETEXT).is_dir():
+        return _from_folder(path / PRETEXT)  # a clustering of features that a network made
     if not isinstance(module, nn.ModuleDict) or "backbone" not in module:
         raise ConfigError(
             f"--network {path}: the model there has no backbone. Give a folder that `labelsieve "

@@ -127,22 +127,31 @@ def corrupt(images: str, out: Path, as_json: bool, **chosen: Any) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("run", type=FILE)
+@click.argument("runs", metavar="RUN...", type=FILE, nargs=-1, required=True)
 @click.option("--truth", required=True, type=FILE, help="Table with columns image and truth.")
 @json_option
-def evaluate(run: Path, truth: Path, as_json: bool) -> None:
-    """Score the findings of a run against a table of true labels.
+def evaluate(runs: tuple[Path, ...], truth: Path, as_json: bool) -> None:
+    """Score what a run found against a table of true labels.
 
-    The truth of an image is its class; any other word means foreign, and "broken" means broken.
+    Of an audit, the truth of an image is its class; any other word means foreign, and "broken"
+    means broken. Of clusterings several runs may be given, such as those of several seeds: their
+    mean, spread and agreement are shown too.
 
     \b
     Example:
         labelsieve evaluate run/ --truth truth.csv
+        labelsieve evaluate seed0/ seed1/ seed2/ --truth truth.csv
     """
-    from labelsieve.jobs import evaluate_run
+    from labelsieve.jobs import evaluate_clusters, evaluate_run
+    from labelsieve.report.cluster_terminal import terminal_evaluation
     from labelsieve.report.terminal import terminal_scores
+    from labelsieve.run import read_run
 
-    scores = evaluate_run(run, truth)
+    if len(runs) > 1 or read_run(runs[0])["job"] == "cluster":
+        found = evaluate_clusters(runs, truth)
+        show(terminal_evaluation(found), found.to_dict(), as_json)
+        return
+    scores = evaluate_run(runs[0], truth)
     show(terminal_scores(scores), scores.to_dict(), as_json)
 
 

@@ -85,6 +85,7 @@ def cluster(
 @click.argument("run", type=FILE)
 @click.argument("images")
 @click.option("--out", required=True, type=FILE, help="The .csv or .parquet file to write.")
+@click.option("--names", type=FILE, metavar="FILE", help="CSV: the name of each cluster.")
 @click.option("--features", metavar="FILE", help="Of these images, where the run's were your own.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps.")
 @click.option("--overwrite", is_flag=True, help="Replace the file that is there.")

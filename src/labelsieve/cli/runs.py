@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from labelsieve.cli.audit import show_audit
+from labelsieve.cli.cluster import show_clusters
 from labelsieve.cli.console import progress, say
 from labelsieve.cli.features import show_features
 from labelsieve.cli.options import FILE, Command, json_option, run_options
@@ -43,25 +44,40 @@ def rerun(run: Path, out: Path, resume: bool, overwrite: bool, as_json: bool) ->
     Example:
         labelsieve rerun run/ --out again/
     """
-    from labelsieve.jobs import features_of, inputs_of
-    from labelsieve.pipeline import run_audit
-    from labelsieve.representation import run_features
     from labelsieve.run import read_run
 
-    if read_run(run)["job"] == "features":
-        source, dictionary, pretraining = features_of(run)
-        with progress() as tell:
-            made = run_features(
-                source, dictionary, pretraining, out,
-                resume=resume, overwrite=overwrite, progress=tell,
-            )  # fmt: skip
-        show_features(made, out)
-        return
+    again = {"features": _features_again, "cluster": _clusters_again}
+    repeat = again.get(read_run(run)["job"], _audit_again)
+    repeat(run, out, as_json, resume=resume, overwrite=overwrite)
+
+
+def _features_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
+    from labelsieve.jobs import features_of
+    from labelsieve.representation import run_features
+
+    source, dictionary, pretraining = features_of(run)
+    with progress() as tell:
+        made = run_features(source, dictionary, pretraining, out, progress=tell, **how)
+    show_features(made, out)
+
+
+def _clusters_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
+    from labelsieve.clustering import run_cluster
+    from labelsieve.jobs import clustering_of
+
+    inputs, settings, n_clusters = clustering_of(run)
+    with progress() as tell:
+        found = run_cluster(inputs, settings, n_clusters, out, progress=tell, **how)
+    show_clusters(found, out, as_json)
+
+
+def _audit_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
+    from labelsieve.jobs import inputs_of
+    from labelsieve.pipeline import run_audit
+
     inputs, settings = inputs_of(run)
     with progress() as tell:
-        audited = run_audit(
-            inputs, settings, out, resume=resume, overwrite=overwrite, progress=tell
-        )
+        audited = run_audit(inputs, settings, out, progress=tell, **how)
     show_audit(audited, out, as_json)
 
 
@@ -76,19 +92,21 @@ def recipes(name: str | None) -> None:
     """
     from labelsieve.config import to_dict
     from labelsieve.features.recipes import PRETRAINING
-    from labelsieve.methods.sncf.recipes import RECIPES
+    from labelsieve.methods.scan import recipes as clustering
+    from labelsieve.methods.sncf import recipes as audits
 
-    both: dict[str, dict[str, Callable[[], Any]]] = {
-        "of an audit, --recipe NAME": {**RECIPES},
+    all_jobs: dict[str, dict[str, Callable[[], Any]]] = {
+        "of an audit, --recipe NAME": {**audits.RECIPES},
+        "of a clustering, --recipe NAME": {**clustering.RECIPES},
         "of pretraining, --pretrain NAME": {**PRETRAINING},
     }
     if name is None:
-        for title, known in both.items():
+        for title, known in all_jobs.items():
             click.echo(title)
             for each, make in known.items():
                 click.echo(f"  {each}\n      {(make.__doc__ or '').strip().splitlines()[0]}")
         return
-    every = {each: make for known in both.values() for each, make in known.items()}
+    every = {each: make for known in all_jobs.values() for each, make in known.items()}
     if name not in every:
         raise ConfigError(f"there is no recipe {name!r}. {did_you_mean(name, every)}")
     about = inspect.cleandoc(every[name].__doc__ or "")

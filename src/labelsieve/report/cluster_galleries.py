@@ -140,7 +140,7 @@ def _card(groups: Groups, cluster: int, scores: ClusterScores | None, n_members:
     clusters, rows = groups.clusters, groups.rows(cluster)
     prototype = groups.prototype(cluster)
     others = rows[(clusters.duplicate_of[rows] < 0) & (rows != prototype)]
-    n_sure = min(N_SURE, -(-n_members * N_SURE // (N_SURE + N_RANDOM)))
+    n_sure = round(n_members * N_SURE / (N_SURE + N_RANDOM))  # of 2 one, the other by chance
     sure, rest = others[:n_sure], others[n_sure:]
     # Its own generator each: the draw of a cluster does not depend on which others are shown.
     rng = np.random.default_rng(cluster)

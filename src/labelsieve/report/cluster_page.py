@@ -48,6 +48,8 @@ PARTS = {  # in words, and what an image of this part was to the training
     Part.BROKEN: ("broken", "The file cannot be read as an image."),
 }
 
+STAGES = {"scan": "network", "self-label": "self-labels"}  # phases whose scores read better so
+
 Scores = Mapping[str, Mapping[str, ClusterScores]]
 History = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -102,6 +104,7 @@ def write_cluster_page(
         "n_copies": int((clusters.duplicate_of >= 0).sum()),
         "called": lambda c: given_name(clusters, c) or f"cluster {c}",
         "sizes": _sizes(clusters.counts()),
+        "stages": STAGES,
         "lines": [(row, part, one) for row, part, one in _lines(scores)],
         "final": final,
         "right": None if final is None else _right(final[2]),

@@ -207,6 +207,8 @@ def score_labels(
         others = confusion_of(cluster[fit_rows], labels[fit_rows], c, len(class_names))
         fitted = majority_of_counts(others) if others.any() else None
     n = len(found)
+    if choices is not None and choices.shape[1] < min(5, c):
+        choices = None  # such as of k-means, where the nearest alone is known
     return ClusterScores(
         n_scored=n,
         n_unknown=int((chosen & (labels < 0)).sum()),

@@ -17,12 +17,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from labelsieve.features.heads import ClusterHeads, cluster_probabilities
+from labelsieve.methods.scan.scaled_heads import predicting
 
 Rows = NDArray[np.floating[Any]]  # (N, D), may be memory-mapped
 
 _ENOUGH = 50_000  # rows that heads are compared on, of larger sets evenly spread ones
 _LOGITS_AT_ONCE = 1 << 24  # 64 MB
-_ROUNDS = 3  # of matching heads to their mean, which changes little after the first
+_ROUNDS = 4  # of matching heads to their mean, which changes little after the first
 
 
 @torch.inference_mode()
@@ -95,40 +96,35 @@ def _overlaps(
 
 
 def _reordered(heads: ClusterHeads, orders: NDArray[np.int64]) -> ClusterHeads:
-    index = torch.from_numpy(orders).to(heads.weight.device)[:, :, None]
-    state = {
-        "weight": heads.weight.detach().gather(1, index.expand_as(heads.weight)),
-        "bias": heads.bias.detach().gather(1, index.squeeze(2)),
-    }
-    return _heads_of(state)
+    weight, bias = heads.weight.detach(), heads.bias.detach()
+    index = torch.from_numpy(orders).to(weight.device)
+    return predicting(weight.gather(1, index[:, :, None].expand_as(weight)), bias.gather(1, index))
 
 
 def some_heads(heads: ClusterHeads, places: list[int]) -> ClusterHeads:
     """Copies of the heads at these places."""
-    weight, bias = heads.weight.detach(), heads.bias.detach()
-    return _heads_of({"weight": weight[places], "bias": bias[places]})
+    return predicting(heads.weight.detach()[places], heads.bias.detach()[places])
 
 
-def _heads_of(state: dict[str, Tensor]) -> ClusterHeads:
-    n_heads, n_clusters, n_features = state["weight"].shape
-    with torch.device("meta"):  # draws no weights
-        heads = ClusterHeads(n_features, n_clusters, n_heads)
-    heads.load_state_dict(state, assign=True)
-    return heads.requires_grad_(False).eval()
+def agreements(heads: ClusterHeads, rows: Rows) -> NDArray[np.float64]:
+    """How alike each two heads divide the rows: (H, H) adjusted Rand indices. Needs no labels.
 
-
-def agreement(heads: ClusterHeads, rows: Rows) -> float:
-    """How alike the heads divide the rows: the mean adjusted Rand index of all pairs of heads.
-
-    Needs no labels. 1 where all heads find the same clusters, about 0 where they find unrelated
-    ones. NaN of a single head.
+    1 where two heads find the same clusters, about 0 where they find unrelated ones.
     """
     from sklearn.metrics import adjusted_rand_score  # scikit-learn takes a second to import
 
     found = [logits.argmax(dim=2).cpu() for logits in row_logits(heads, spread(rows, _ENOUGH))]
     labels = torch.cat(found, dim=1).numpy()  # (H, n)
-    scores = [adjusted_rand_score(a, b) for a, b in combinations(labels, 2)]
-    return float(np.mean(scores)) if scores else float("nan")
+    alike = np.eye(len(labels))
+    for a, b in combinations(range(len(labels)), 2):
+        alike[a, b] = alike[b, a] = adjusted_rand_score(labels[a], labels[b])
+    return alike
+
+
+def mean_agreement(alike: NDArray[np.float64]) -> float:
+    """The mean over pairs of different heads; NaN of a single head."""
+    n = len(alike)
+    return float((alike.sum() - n) / (n * (n - 1))) if n > 1 else float("nan")
 
 
 def spread(rows: Rows, most: int) -> Rows:

@@ -24,8 +24,9 @@ from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import ClusterHeads
 from labelsieve.logs import EpochLog
 from labelsieve.methods.scan.consensus import (
-    agreement,
+    agreements,
     aligned,
+    mean_agreement,
     row_logits,
     row_probabilities,
     some_heads,
@@ -33,6 +34,7 @@ from labelsieve.methods.scan.consensus import (
 from labelsieve.methods.scan.head_objectives import (
     HeadTraining,
     Temi,
+    lengthened,
     scan_objective,
     temi_heads,
     temi_objective,
@@ -149,7 +151,7 @@ def train_heads(  # noqa: PLR0913 -- everything a training has, in one place
         prior=None if shares is None else shares.tolist(),
     )  # fmt: skip
     train(
-        step, batches, optimizers, settings.training, runtime=runtime,
+        step, batches, optimizers, lengthened(settings, len(batches)), runtime=runtime,
         state={**state, "best": best, "settings": same},
         folder=folder, log=log, after_epoch=after_epoch, progress=progress,
     )  # fmt: skip
@@ -182,14 +184,18 @@ def _ended(
     most = settings.largest_difference * math.log(heads.settings.n_classes)
     kept = (losses <= losses.min() + most).nonzero().flatten().tolist()
     chosen = kept.index(int(losses.argmin()))
-    together = aligned(some_heads(heads, kept), rows, chosen)
+    together = some_heads(heads, kept)
+    alike = agreements(together, rows)
+    # The head most like the others leads: what they agree on with it varies less from seed to seed
+    # than what they agree on with the head of the lowest loss.
+    together = aligned(together, rows, int(alike.sum(axis=1).argmax()))
     predicted = torch.from_numpy(row_probabilities(together, valid))
     return TrainedHeads(
         together.cpu(),
         tuple(float(losses[head]) for head in kept),
         chosen,
         epoch,
-        agreement(together, rows),
+        mean_agreement(alike),
         _warnings(health(predicted), now, last, epoch, float(losses.min()), settings),
     )
 

@@ -219,12 +219,11 @@ def _verdict(curves: Curves, settings: NumberSettings) -> _Verdict:
         best = int(curves.support.argmax())
         among = [0, best, *np.flatnonzero(agreed >= agreed.max() * STABLE)]
         return _Verdict(best + 2, min(among) + 2, max(among) + 2, False, False, score)
-    own = sorted(
-        int((agreed * np.maximum(_steps(_spread(run), n), 0)).argmax()) for run in curves.crossings
-    )
+    by_run = [agreed * np.maximum(_steps(_spread(run), n), 0) for run in curves.crossings]
+    own = sorted(int(one.argmax()) for one in by_run if one.any())
     # one run may err to either side
     among = [best, *np.flatnonzero(score >= score[best] * RIVAL), *own[1:-1]]
-    share = np.mean([abs(i - best) <= max(1, best // 10) for i in own])
+    share = sum(abs(i - best) <= max(1, best // 10) for i in own) / len(by_run)
     is_clear = curves.stability[best] >= settings.clear_stability and share >= settings.clear_share
     return _Verdict(best + 2, min(among) + 2, max(among) + 2, True, bool(is_clear), score)
 

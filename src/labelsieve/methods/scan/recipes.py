@@ -49,6 +49,16 @@ class Cluster:
     def __post_init__(self) -> None:
         if self.heads is None and self.scan is None:
             raise ConfigError("heads and scan are both none; there is nothing that makes clusters.")
+        if self.self_labels is not None and self.scan is None and self.rows != "network":
+            raise ConfigError(
+                f"self_labels train a network, and nothing puts heads on it: scan is none and rows "
+                f"is {self.rows}. Set rows=network, or take a --recipe with scan."
+            )
+        if self.prior == "estimated" and self.heads and self.heads.objective != "scan":
+            raise ConfigError(
+                f"prior is estimated and heads.objective {self.heads.objective}; a prior goes with "
+                "scan only. Set prior=equal or heads.objective=scan."
+            )
         for name, least in (
             ("n_neighbors", 1), ("n_valid_neighbors", 1), ("n_views", 0), ("n_kmeans_runs", 0),
         ):  # fmt: skip

@@ -3,6 +3,7 @@
 How fast weights learn depends on the size of what they multiply, and features come in any: unit
 rows of 512 values have values of 0.04 around a mean that says nothing of the image. Nothing is
 scaled in memory: a linear layer on scaled rows is another linear layer on the rows as they are.
+Whitening, or one factor a column, gave no better clusters than one factor for all.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ from labelsieve.features.weights import drawn_from
 Rows = NDArray[np.floating[Any]]  # (N, D), may be memory-mapped
 
 _CHUNK = 4096  # rows read at once
-_ENOUGH = 65_536  # rows that the covariance is taken of, of larger sets evenly spread ones
-_SMALLEST = 1e-6  # variance of an axis over the largest one's, below which it is noise of rounding
 
 
 @dataclass(frozen=True)
@@ -33,29 +32,16 @@ class Scaling:
 
     center: bool = True  # the mean row is taken off
     size: float = 1.0  # root mean square of the values afterwards; 0: as they come
-    # Principal axes are divided by their deviation to this power: 0 leaves them, at 1 all are
-    # equally long.
-    whitening: float = 0.0
-    n_dimensions: int = 0  # of the longest principal axes, others are left out; 0: all
 
     def __post_init__(self) -> None:
-        if not 0 <= self.whitening <= 1:
-            raise ConfigError(f"whitening is {self.whitening}; expected 0 to 1.")
-        for name in ("size", "n_dimensions"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more.")
-        if not self.center and (self.whitening or self.n_dimensions):
-            raise ConfigError(
-                f"center is off with whitening {self.whitening} and n_dimensions "
-                f"{self.n_dimensions}; principal axes are of centered rows. Set center=true."
-            )
+        if self.size < 0:
+            raise ConfigError(f"scaling.size is {self.size}; expected 0 or more.")
 
 
 class Map(NamedTuple):
-    """What a row becomes: ``factor * axes @ (row - mean)``."""
+    """What a row becomes: ``factor * (row - mean)``."""
 
     mean: Tensor  # (D,)
-    axes: Tensor | None  # (D', D); None leaves the axes as they are
     factor: float
 
 
@@ -84,30 +70,8 @@ def fit_scaling(rows: Rows, settings: Scaling | None = None) -> Map:
             f"all {len(rows)} rows of the features are equal; there is nothing to tell them apart "
             "by. Look at what made the features."
         )
-    axes = None
-    if settings.whitening or settings.n_dimensions:
-        axes, variance = _principal_axes(rows, mean, settings)
     factor = settings.size / variance**0.5 if settings.size else 1.0
-    return Map(torch.from_numpy(mean).float(), axes, factor)
-
-
-def _principal_axes(
-    rows: Rows, mean: NDArray[np.float64], settings: Scaling
-) -> tuple[Tensor, float]:
-    """(D', D) axes, stretched by their whitening, and the mean variance along them."""
-    rows = rows[:: -(-len(rows) // _ENOUGH)]
-    covariance = np.zeros((len(mean), len(mean)))
-    for _, part in chunks(rows):
-        centered = part - mean.astype(np.float32)
-        covariance += centered.T @ centered
-    values, vectors = np.linalg.eigh(covariance / len(rows))
-    kept = min(settings.n_dimensions or len(mean), int((values > _SMALLEST * values[-1]).sum()))
-    values, vectors = values[::-1][:kept], vectors[:, ::-1][:, :kept]
-    power = values ** (-settings.whitening / 2)
-    axes = (vectors * power).T
-    return torch.from_numpy(np.ascontiguousarray(axes, np.float32)), float(
-        (values * power**2).mean()
-    )
+    return Map(torch.from_numpy(mean).float(), factor)
 
 
 def chunks(rows: Rows, size: int = _CHUNK) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -124,17 +88,14 @@ class ScaledHeads(nn.Module):
     """
 
     mean: Tensor
-    axes: Tensor | None
     factor: Tensor
 
     def __init__(self, scaling: Map, n_clusters: int, n_heads: int, *, seed: int) -> None:
         super().__init__()
         self.register_buffer("mean", scaling.mean)
-        self.register_buffer("axes", scaling.axes)
         self.register_buffer("factor", torch.tensor(scaling.factor))
-        n_scaled = len(scaling.mean if scaling.axes is None else scaling.axes)
         with drawn_from(seed):
-            heads = [nn.Linear(n_scaled, n_clusters) for _ in range(n_heads)]
+            heads = [nn.Linear(len(scaling.mean), n_clusters) for _ in range(n_heads)]
         self.weights = nn.ParameterList([head.weight for head in heads])
         self.biases = nn.ParameterList([head.bias for head in heads])
         self.shape = (n_heads, n_clusters)
@@ -143,8 +104,6 @@ class ScaledHeads(nn.Module):
         """Weights (H * C, D) and biases (H * C,) that give the same logits on rows as they are."""
         weight = torch.cat(list(self.weights)) * self.factor
         bias = torch.cat(list(self.biases))
-        if self.axes is not None:
-            weight = weight @ self.axes
         return weight, bias - weight @ self.mean
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -161,8 +120,16 @@ class ScaledHeads(nn.Module):
         """Heads as they are for predictions: on rows as they are, logits over the temperature."""
         weight, bias = self.on_rows()
         n_heads, n_clusters = self.shape
-        with drawn_from(0):
-            heads = ClusterHeads(weight.shape[1], n_clusters, n_heads).to(weight.device)
-        heads.weight.copy_(weight.view(n_heads, n_clusters, -1) / temperature)
-        heads.bias.copy_(bias.view(n_heads, n_clusters) / temperature)
-        return heads.requires_grad_(False).eval()
+        return predicting(
+            weight.view(n_heads, n_clusters, -1) / temperature,
+            bias.view(n_heads, n_clusters) / temperature,
+        )
+
+
+def predicting(weight: Tensor, bias: Tensor) -> ClusterHeads:
+    """Heads of these weights (H, C, D) and biases (H, C) that are not to be trained."""
+    n_heads, n_clusters, n_features = weight.shape
+    with torch.device("meta"):  # draws no first weights
+        heads = ClusterHeads(n_features, n_clusters, n_heads)
+    heads.load_state_dict({"weight": weight, "bias": bias}, assign=True)
+    return heads.requires_grad_(False).eval()
