@@ -26,6 +26,7 @@ from labelsieve.methods.scan.heads import row_probabilities
 from labelsieve.records import ImageSet
 from labelsieve.run import Run, read_run
 from labelsieve.stages import image_source
+from labelsieve.trained import in_training_format
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -171,7 +172,7 @@ def _by_network(
             f"--features {features}: this run's network looks at images itself. Leave it out."
         )
     assert isinstance(module, nn.ModuleDict)  # noqa: S101 -- what the kind says
-    backbone, heads = module["backbone"], module["heads"]
+    backbone, heads = in_training_format(module["backbone"]), module["heads"]
     assert isinstance(heads, ClusterHeads)  # noqa: S101 -- what the kind says
     size, view_size = int(about["image_size"]), int(about["view_size"])
     pixels = readable_pixels(images, size, run, progress)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from torch import nn
 
 from labelsieve.data.augment import Normalization
@@ -31,7 +32,11 @@ Rows = Literal["head", "network", "joint"]
 
 
 class Trained(NamedTuple):
-    """A network, what it expects, and how its rows are made."""
+    """A network, what it expects, and how its rows are made.
+
+    Its weights lie channels last in memory, as they do when they have just been trained: else the
+    same images get rows that differ in their last bits.
+    """
 
     backbone: nn.Module
     head: nn.Module | None
@@ -64,6 +69,7 @@ def load_trained(path: str | Path, pretraining: Pretrain | None = None) -> Train
             "a --recipe that names one, or give a folder with model.json."
         )
     module = network(pretraining.network, weights=path)
+    module = in_training_format(module)
     normalization: Normalization = module.normalization  # type: ignore[assignment]
     size = pretraining.views.size
     return Trained(module, None, pretraining.image_size, size, normalization, "network", None)
@@ -118,6 +124,11 @@ def as_backbone(trained: Trained) -> Backbone:
     return Backbone(module, trained.view_size, mean, deviation, name)
 
 
+def in_training_format(module: nn.Module) -> nn.Module:
+    """The network with its weights laid out as `Runtime.prepare` does, in place."""
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
 def _from_folder(path: Path) -> Trained:
     module, about = load_network(path)
     if isinstance(module, ClusterHeads) and (path / PRETEXT).is_dir():
@@ -133,7 +144,7 @@ def _from_folder(path: Path) -> Trained:
         if joint is not None and not joint.is_file():
             raise ConfigError(f"--network {path}: {JOINT}, which its rows need, is missing.")
         return Trained(
-            backbone=module["backbone"],
+            backbone=in_training_format(module["backbone"]),
             head=dict(module.named_children()).get("head"),
             image_size=int(about["image_size"]),
             view_size=_view_size(about),

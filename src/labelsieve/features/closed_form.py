@@ -105,6 +105,15 @@ def invariant_directions(
     factor = torch.linalg.cholesky(views + extra * torch.eye(len(views)).to(views))
     half = torch.linalg.solve_triangular(factor, between, upper=False)
     whole = torch.linalg.solve_triangular(factor, half.T, upper=False)
-    values, vectors = torch.linalg.eigh((whole + whole.T) / 2)
+    values, vectors = _eigh((whole + whole.T) / 2)
     back = torch.linalg.solve_triangular(factor.T, vectors.flip(1)[:, :n], upper=True)
     return Directions(values.flip(0)[:n].clamp(0, 1), back)
+
+
+def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors; of a few images many are 0, which float32 may not resolve."""
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        values, vectors = (each.to(matrix) for each in torch.linalg.eigh(matrix.double()))
+    return values, vectors

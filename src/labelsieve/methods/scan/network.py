@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -301,7 +301,18 @@ def scan_step(
     return step
 
 
-def view_of(settings: ScanTraining, normalization: Normalization, seed: int) -> View:
+class Augmented(Protocol):
+    """Settings that say how images are augmented."""
+
+    @property
+    def augmentation(self) -> Literal["strong", "contrastive"]: ...
+    @property
+    def strong(self) -> Strong: ...
+    @property
+    def contrastive(self) -> Contrastive: ...
+
+
+def view_of(settings: Augmented, normalization: Normalization, seed: int) -> View:
     """The augmentation of the settings; views of other numbers are other draws."""
 
     def strong(images: Tensor, rows: Tensor, epoch: int, place: int) -> Tensor:

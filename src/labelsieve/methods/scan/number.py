@@ -187,7 +187,7 @@ def judged(levels: Sequence[Curves], settings: NumberSettings) -> Evidence:
         for verdict in found
         if verdict.stands_out == best.stands_out and verdict.score.max() >= best.score.max() * RIVAL
     ]
-    low, high = min(v.low for v in rivals), max(v.high for v in rivals)
+    low, high = int(min(v.low for v in rivals)), int(max(v.high for v in rivals))
     # it is not clear which, where both 3 and 10 will do
     is_clear = best.is_clear and high - low <= max(1, best.chosen // 5)
     crossing = _mean_crossing(curves.crossings)

@@ -16,15 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from labelsieve.data.augment import Normalization, clean_view
+from labelsieve.data.augment import Contrastive, Normalization, clean_view
 from labelsieve.data.batches import Batch, Batches, Source
-from labelsieve.data.draws import Draws
 from labelsieve.data.samplers import shuffled
-from labelsieve.data.strong import Strong, strong_view
+from labelsieve.data.strong import Strong
 from labelsieve.errors import ConfigError
 from labelsieve.features.contrast import Step
 from labelsieve.features.heads import ClusterHeads
 from labelsieve.logs import EpochLog
+from labelsieve.methods.scan.beliefs import Beliefs
 from labelsieve.methods.scan.clusterer import (
     Clusterer,
     as_trainable_as,
@@ -36,9 +36,10 @@ from labelsieve.methods.scan.clusterer import (
 )
 from labelsieve.methods.scan.health import Health, health
 from labelsieve.methods.scan.losses import Confident, confident, most_confident, self_label_loss
-from labelsieve.methods.scan.network import TrainedScan, adam, check_rows
+from labelsieve.methods.scan.network import TrainedScan, adam, check_rows, view_of
 from labelsieve.methods.scan.selection import Best, Watch
 from labelsieve.optimizers import Average, make_optimizers
+from labelsieve.records import Neighbors
 from labelsieve.runtime import Runtime
 from labelsieve.train import Training, train
 
@@ -49,7 +50,7 @@ Choice = Callable[[Tensor, float], Confident]  # of logits (B, C), and how much 
 _VIEW = 2  # number of the strong view; 0 and 1 are drawn in SCAN's second step
 
 
-_LEAST = {"plateau": 0, "clean_norms": 0, "patience": 0, "clean_size": 1}
+_LEAST = {"n_neighbors": 0, "plateau": 0, "clean_norms": 0, "patience": 0, "clean_size": 1}
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ class SelfLabels:
     threshold: float = 0.99
     smallest_share: float = 0.3
     largest_share: float = 0.6
+    # Predictions are averaged with the last ones of so many neighbors, see beliefs.py. 0: as they
+    # are, as in the paper.
+    n_neighbors: int = 0
     balanced: bool = True  # clusters count the same, whatever their number of sure images
     # threshold: stop where the share of images above it has not grown by `plateau_gain` for so
     # many epochs, as the paper does; 0: train all epochs, as its code does.
@@ -88,12 +92,17 @@ class SelfLabels:
     # each evaluation. 0: those of all views that were seen, as in the authors' code.
     clean_norms: int = 2048
     patience: int = 3  # epochs in a row with clusters lost since the beginning; 0: never stop
+    augmentation: Literal["strong", "contrastive"] = "strong"  # of the views that learn
     strong: Strong = field(default_factory=Strong)
+    contrastive: Contrastive = field(default_factory=Contrastive)
     clean_size: int = 32  # side of the views without augmentation, pixels
     training: Training = field(default_factory=lambda: adam(epochs=200, batch_size=1000))
 
     def __post_init__(self) -> None:
-        kinds = {"teacher": ("itself", "average"), "rule": ("threshold", "share")}
+        kinds = {
+            "teacher": ("itself", "average"), "rule": ("threshold", "share"),
+            "augmentation": ("strong", "contrastive"),
+        }  # fmt: skip
         for name, known in kinds.items():
             if getattr(self, name) not in known:
                 raise ConfigError(
@@ -121,6 +130,7 @@ def train_self_labels(  # noqa: PLR0913 -- everything a training has, in one pla
     rows: NDArray[np.int64],
     valid_rows: NDArray[np.int64],
     normalization: Normalization,
+    neighbors: Neighbors | None = None,
     seed: int = 0,
     runtime: Runtime | None = None,
     folder: Path | None = None,
@@ -143,6 +153,7 @@ def train_self_labels(  # noqa: PLR0913 -- everything a training has, in one pla
         rows: which images to learn from: those that can be decoded.
         valid_rows: images on which clusters are counted.
         normalization: of the pixels, as in pretraining.
+        neighbors: of `rows`, among them; asked where settings.n_neighbors is above 0.
         seed: of the order of images, and of views.
         runtime: device, precision and processes; one CPU process by default.
         folder: of the checkpoint, from which an interrupted training goes on; None keeps none.
@@ -151,7 +162,8 @@ def train_self_labels(  # noqa: PLR0913 -- everything a training has, in one pla
 
     Raises:
         DataError: fewer images than clusters, or no validation images.
-        ConfigError: more heads than one, or batches too small for the number of clusters.
+        ConfigError: more heads than one, batches too small for the number of clusters, or no
+            neighbors where some are to be asked.
         NumericError: the loss is not finite.
     """
     settings = settings or SelfLabels()
@@ -179,6 +191,12 @@ def train_self_labels(  # noqa: PLR0913 -- everything a training has, in one pla
         )[0]  # fmt: skip
         return health(logits.softmax(1)), -float(logits.log_softmax(1).amax(1).mean())
 
+    beliefs = None
+    if settings.n_neighbors:
+        said = clean_logits(
+            network, heads, source, rows, normalization, settings.clean_size, runtime=runtime
+        )[0].softmax(1)
+        state["beliefs"] = beliefs = _beliefs(said, rows, neighbors, settings, runtime)
     start, doubt = look()
     best, watch = Best({"given": given}), Watch(settings.patience, start)
     plateau = Plateau(settings)
@@ -203,7 +221,7 @@ def train_self_labels(  # noqa: PLR0913 -- everything a training has, in one pla
 
     train_mode(student, frozen_norms=settings.frozen_norms)
     step = self_label_step(
-        model, teacher, choose, settings, normalization, runtime, seed, len(batches)
+        model, teacher, choose, settings, normalization, runtime, seed, len(batches), beliefs
     )
     train(
         step, batches, optimizers, settings.training, runtime=runtime,
@@ -220,7 +238,7 @@ def train_self_labels(  # noqa: PLR0913 -- everything a training has, in one pla
     )
 
 
-def self_label_step(
+def self_label_step(  # noqa: PLR0913 -- what it learns, how, and where
     model: nn.Module,
     teacher: Teacher,
     choose: Choice,
@@ -229,6 +247,7 @@ def self_label_step(
     runtime: Runtime,
     seed: int,
     n_batches: int,
+    beliefs: Beliefs | None = None,
 ) -> Step:
     """Strong views learn the surest predictions of clean views, nothing where there are none.
 
@@ -244,21 +263,23 @@ def self_label_step(
         runtime: that gathers the batch.
         seed: of the views.
         n_batches: an epoch.
+        beliefs: of all images, where neighbors are asked.
     """
-    epochs = settings.training.epochs
+    epochs, view = settings.training.epochs, view_of(settings, normalization, seed)
 
     def step(batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
             clean = clean_view(batch.images, settings.clean_size, normalization)
             logits = gathered(teacher(clean), runtime)[0]
+            if beliefs is not None:
+                logits = beliefs(runtime.gather_detached(batch.rows), logits)
             found = choose(logits, (batch.epoch + batch.step / n_batches) / epochs)
             sure = confident(logits, settings.threshold).mask
         values = {"confident": sure.float().mean(), "learned": found.mask.float().mean()}
         if not found.mask.any():
             return values
-        draws = Draws(seed, batch.epoch, batch.rows, _VIEW)
-        strong = strong_view(batch.images, settings.strong, draws, normalization)
-        loss = self_label_loss(gathered(model(strong), runtime)[0], found, settings.balanced)
+        views = view(batch.images, batch.rows, batch.epoch, _VIEW)
+        loss = self_label_loss(gathered(model(views), runtime)[0], found, settings.balanced)
         return values if loss is None else {"loss": loss, **values}
 
     return step
@@ -311,6 +332,21 @@ class Plateau:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self._highest, self._n_flat = state["highest"], state["n_flat"]
+
+
+def _beliefs(
+    said: Tensor,
+    rows: NDArray[np.int64],
+    neighbors: Neighbors | None,
+    settings: SelfLabels,
+    runtime: Runtime,
+) -> Beliefs:
+    if neighbors is None:
+        raise ConfigError(
+            f"n_neighbors is {settings.n_neighbors} and there are no neighbors. Give those of the "
+            "images to learn from, or set n_neighbors=0."
+        )
+    return Beliefs(said, rows, neighbors, settings.n_neighbors).to(runtime.device)
 
 
 def _choice(settings: SelfLabels, batch_size: int, n_clusters: int) -> Choice:
