@@ -441,6 +441,9 @@ def test_clusters_from_python_with_a_network(tables: Path, whole: Path):
     assert both.image == clusters.image
     with pytest.raises(ConfigError, match="none says where it comes from"):
         ls.cluster(tables / "images.csv", 3, settings)
+    for wrong in ("atuo", 3.5):
+        with pytest.raises(ConfigError, match=r"give a whole number, or 'auto'"):
+            ls.cluster(tables / "images.csv", wrong)
 
 
 def test_what_is_repeated_twice_over_leads_to_the_first():

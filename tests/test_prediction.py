@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 import labelsieve as ls
@@ -19,11 +20,14 @@ from labelsieve.clustering import run_cluster
 from labelsieve.clusters import Clusters, Part
 from labelsieve.data.augment import CIFAR10
 from labelsieve.data.batches import resident
+from labelsieve.data.decode import decode_images
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import ClusterHeads
 from labelsieve.features.resnets import ResNet, ResNetShape
 from labelsieve.inputs import Inputs
+from labelsieve.makers import encoder_of
 from labelsieve.methods.scan.recipes import Cluster
+from labelsieve.records import Features
 from made_digits import FAST, digit_files, table, tiny_cluster, tiny_heads, tiny_pretrain
 
 COUNTS = {0: 30, 1: 30, 4: 30}
@@ -75,8 +79,21 @@ def by_network(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_rows_of_a_dictionary_are_made_again(by_heads: Path, photos: Path):
+def views_have_the_rows_of_their_images(run: Path, photos: Path, tmp_path: Path) -> None:
+    """Views without augmentation, encoded as heads see views, are the run's own features."""
+    maker = json.loads((run / "model.json").read_text())["features"]
+    encoder = encoder_of(run, maker, "cpu")
+    theirs = Features.load(run / "features.npy")
+    images = ls.read(photos)
+    pixels = decode_images(images, encoder.image_size, path=tmp_path / "pixels.npy")
+    shown = torch.from_numpy(np.array(pixels.values[pixels.usable]))
+    rows = encoder.rows_of(ls.clean_view(shown, encoder.size, encoder.normalization))
+    np.testing.assert_allclose(rows.detach().numpy(), theirs.values, atol=2e-3)
+
+
+def test_rows_of_a_dictionary_are_made_again(by_heads: Path, photos: Path, tmp_path: Path):
     same_as_in_the_run(by_heads, photos)
+    views_have_the_rows_of_their_images(by_heads, photos, tmp_path)
 
 
 def test_a_trained_network_is_asked_again(by_network: Path, photos: Path):
@@ -88,6 +105,9 @@ def test_heads_on_a_network_without_further_phases(photos: Path, tmp_path: Path)
     run_cluster(Inputs(str(photos)), settings, 3, tmp_path / "run")
     about = json.loads((tmp_path / "run" / "model.json").read_text())
     assert about["kind"] == "network"
+    parts = [ls.load_network(tmp_path / "run" / place)[0] for place in ("", "pretext")]
+    kept, before = (each["backbone"].state_dict() for each in parts)
+    assert all(torch.equal(kept[name], each) for name, each in before.items())  # G23
     theirs = Clusters.load(tmp_path / "run" / "clusters.parquet")
     found = ls.predict(tmp_path / "run", photos)  # in other batches than when rows were kept
     np.testing.assert_array_equal(found.cluster, theirs.cluster)
@@ -100,6 +120,7 @@ def test_rows_of_a_pretrained_network_are_made_again(rows: str, photos: Path, tm
     run_cluster(Inputs(str(photos)), settings, 3, tmp_path / "run")
     assert (tmp_path / "run" / "pretext" / "joint.safetensors").exists() == (rows == "joint")
     same_as_in_the_run(tmp_path / "run", photos)
+    views_have_the_rows_of_their_images(tmp_path / "run", photos, tmp_path)
 
 
 def test_features_of_ones_own_are_given_again(by_heads: Path, photos: Path, tmp_path: Path):

@@ -221,9 +221,13 @@ def check_number(n_clusters: int | Literal["auto"]) -> None:
     """Refuse numbers of clusters that are none.
 
     Raises:
-        ConfigError: it is below 2.
+        ConfigError: it is no whole number, or below 2.
     """
-    if n_clusters != "auto" and n_clusters < 2:
+    if n_clusters == "auto":
+        return
+    if not isinstance(n_clusters, int | np.integer):
+        raise ConfigError(f"{n_clusters!r} clusters are asked for; give a whole number, or 'auto'.")
+    if n_clusters < 2:
         raise ConfigError(
             f"{n_clusters} clusters are asked for; at least 2 are needed, or auto to look for a "
             "number."

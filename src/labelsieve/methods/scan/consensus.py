@@ -47,8 +47,13 @@ def row_probabilities(heads: ClusterHeads, rows: Rows) -> NDArray[np.float32]:
     Returns:
         (N, C), each row sums to 1.
     """
-    parts = [cluster_probabilities(logits).cpu() for logits in row_logits(heads, rows)]
-    return torch.cat(parts).numpy() if parts else np.zeros((0, heads.bias.shape[1]), np.float32)
+    found = np.empty((len(rows), heads.bias.shape[1]), np.float32)  # once: of millions it is large
+    done = 0
+    for logits in row_logits(heads, rows):
+        part = cluster_probabilities(logits).cpu().numpy()
+        found[done : done + len(part)] = part
+        done += len(part)
+    return found
 
 
 def aligned(heads: ClusterHeads, rows: Rows, reference: int) -> ClusterHeads:

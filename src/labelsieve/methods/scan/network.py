@@ -92,6 +92,8 @@ class ScanTraining:
     keep: float = 0.0
     # heads: the network stays as it is, its batch norms too, as on ImageNet.
     trained: Literal["all", "heads"] = "all"
+    # Whether heads that are given, on the network as it was, compete with what comes of training.
+    start_counts: bool = True
     # Training images, without augmentation, from which batch norms take their statistics before
     # each evaluation. 0: those of the augmented views, as in the authors' code.
     clean_norms: int = 2048
@@ -220,7 +222,7 @@ def train_scan(  # noqa: PLR0913 -- everything a training has, in one place
         values.update(found)
         return watch.look(epoch, now, None if is_best else watch.lost(now), is_new=is_best)
 
-    if heads is not None:  # they may be better than all that follows
+    if heads is not None and settings.start_counts:  # they may be better than all that follows
         watch.look(-1, validate(-1)[0], None, is_new=True)
     train_mode(inner, frozen_network=settings.trained == "heads")
     train(

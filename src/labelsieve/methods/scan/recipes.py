@@ -97,6 +97,42 @@ def temi() -> Cluster:
     return Cluster(heads=temi_heads(), n_neighbors=50)
 
 
+def cpu() -> Cluster:
+    """A small network is trained on the images first, then heads on its features: some minutes.
+
+    Run:      labelsieve cluster photos/ --recipe cpu --classes 10 --out run
+    Measured: docs/results.md, "Clustering with a network trained on a CPU".
+    """
+    return Cluster(pretrain=pretraining.cpu())
+
+
+def scan_cpu() -> Cluster:
+    """All of SCAN's phases with a small network on a CPU.
+
+    Heads begin on the network as it is; then all of it is trained with them, in the mild views of
+    its pretraining; then self-labels, each the mean over an image and its neighbors.
+
+    Run:      labelsieve cluster photos/ --recipe scan-cpu --classes 5 --out run
+    Measured: docs/results.md, "All phases on a CPU".
+    """
+    views = Contrastive(size=24)  # as in pretraining
+    rate = LearningRate(peak=1e-3, warmup=0.05, final=0.0)
+    step = Training(
+        epochs=4, batch_size=256, learning_rate=rate, precision="fastest",
+        optimizer=Optimizer("adam", weight_decay=1e-4),
+    )  # fmt: skip
+    return Cluster(
+        heads=HeadTraining(),
+        scan=ScanTraining(augmentation="contrastive", contrastive=views, training=step),
+        self_labels=SelfLabels(
+            augmentation="contrastive", contrastive=views, n_neighbors=20, smallest_share=0.7,
+            largest_share=1.0, training=replace(step, learning_rate=replace(rate, peak=5e-4)),
+        ),
+        rows="network",
+        pretrain=replace(pretraining.cpu(), rows="head", most_updates=1200),
+    )  # fmt: skip
+
+
 def scan_cifar10() -> Cluster:
     """SCAN on CIFAR-10: SimCLR of 500 epochs, SCAN of 50, self-labels of 200; wants a GPU.
 
@@ -232,6 +268,8 @@ def _fast(training: Training) -> Training:
 RECIPES: dict[str, Callable[[], Cluster]] = {
     "heads": heads,
     "temi": temi,
+    "cpu": cpu,
+    "scan-cpu": scan_cpu,
     "scan-cifar10": scan_cifar10,
     "scan-cifar20": scan_cifar20,
     "scan-stl10": scan_stl10,
