@@ -23,9 +23,15 @@ from sklearn.datasets import load_digits
 import labelsieve
 from labelsieve import errors, pipeline
 from labelsieve.cli import main
+from labelsieve.clustering import cluster_recipe
+from labelsieve.clusters import Clusters, Part
 from labelsieve.config import from_toml, overrides
 from labelsieve.features.pretrain import Pretrain
 from labelsieve.features.recipes import PRETRAINING, cpu
+from labelsieve.methods.scan.network import ScanTraining
+from labelsieve.methods.scan.recipes import RECIPES as CLUSTERING
+from labelsieve.methods.scan.recipes import Cluster
+from labelsieve.methods.scan.self_labels import SelfLabels
 from labelsieve.methods.sncf.paper import PaperDetection
 from labelsieve.methods.sncf.recipes import RECIPES
 from labelsieve.pipeline import Audit
@@ -113,7 +119,7 @@ def test_no_setting_is_documented_that_is_not_there():
     known = {name for settings in (ROBUST, PAPER) for name, _ in settings_of(settings)}
     pattern = r"`((?:detection|dictionary|duplicates)\.[a-z_.]+[a-z])(?:=[^`]*)?`"
     named = {name for text in TEXT.values() for name in re.findall(pattern, text)}
-    assert named - known == set()
+    assert named - known - set(OUTPUTS) == set()
 
 
 def test_every_setting_of_pretraining_is_documented_with_its_default():
@@ -125,6 +131,36 @@ def test_every_setting_of_pretraining_is_documented_with_its_default():
 def test_every_recipe_of_pretraining_is_documented():
     for name in PRETRAINING:
         assert f"| `{name}` |" in TEXT["pretraining.md"], name
+
+
+SAME_AS_OTHERS = ("dictionary.", "pretrain.", "duplicates.", "views.", ".training.", ".strong.",
+                  ".contrastive.")  # fmt: skip
+PHASES = Cluster(scan=ScanTraining(), self_labels=SelfLabels(), pretrain=Pretrain())
+
+
+def test_every_setting_of_clustering_is_documented_with_its_default():
+    for name, default in settings_of(PHASES):
+        if not any(part in f".{name}" for part in SAME_AS_OTHERS):
+            assert f"| `{name}` | `{default}` | " in TEXT["clustering.md"], name
+
+
+def test_no_setting_of_clustering_is_documented_that_is_not_there():
+    known = {name for name, _ in settings_of(PHASES)}
+    table = TEXT["clustering.md"].partition("\n## Settings")[2]
+    assert set(re.findall(r"^\| `([\w.]+)` \|", table, re.M)) <= known
+
+
+def test_every_recipe_of_clustering_is_documented():
+    for name in CLUSTERING:
+        assert f"| `{name}` |" in TEXT["clustering.md"], name
+
+
+def test_every_column_of_clusters_is_documented():
+    made = Clusters.of_probabilities(("a",), [[0.5, 0.5]])
+    for column in made.to_arrow().column_names:
+        assert f"`{column}`" in TEXT["formats.md"].partition("## Clusters")[2], column
+    for part in Part:
+        assert f"`{part.name.lower()}`" in TEXT["formats.md"], part
 
 
 def test_every_recipe_and_error_class_is_documented():
@@ -239,7 +275,10 @@ def test_commands_exist_with_the_options_shown(where: str, words: list[str], who
         context = command.make_context(words[0], list(words[1:]))  # raises what click would say
         changes = context.params.get("changes") or ()
         named = [context.params.get(name) for name in ("recipe", "pretrain")]
-        overrides(pipeline.recipe(named[0] or "robust", named[1]), changes)
+        if words[0] == "cluster":
+            overrides(cluster_recipe(named[0], named[1]), changes)
+        else:
+            overrides(pipeline.recipe(named[0] or "robust", named[1]), changes)
 
 
 def test_settings_files_shown_are_read(tmp_path: Path):

@@ -136,7 +136,9 @@ class Trainings:
         """Heads on rows that do not change: on what the network gives, or else on the features."""
         job, of, settings = self.job, self.of, self.job.settings.heads
         assert settings is not None  # noqa: S101 -- asked by the caller
-        encoder = None if network is None else raw_encoder(network, job.inputs.device)
+        encoder = None
+        if network is not None:
+            encoder = raw_encoder(network, job.settings.clean_size, job.inputs.device)
         learned, held_out = of.split.train, of.split.valid
         with job.run.stage(HEADS):
             values: NDArray[np.floating[Any]] = of.values
@@ -210,7 +212,7 @@ class Trainings:
         if self_labels is not None:
             size = self_labels.clean_size
             found, said = self.whole_phase(SELF_LABELS, network, size, lambda: train_self_labels(
-                source, backbone, heads, self_labels,
+                source, backbone, heads, self_labels, neighbors=self.of.neighbors,
                 **shared, **self.where(SELF_LABELS, self_labels.training),
             ))  # fmt: skip
         self.save_whole(found.network, found.heads, network, size)

@@ -177,11 +177,17 @@ def encoder_of(folder: Path, maker: Mapping[str, Any], device: str) -> Encoder:
     return Encoder(_transform(joint), trained.image_size, trained.image_size, AS_STORED, name)
 
 
-def raw_encoder(network: Trained, device: str) -> Encoder:
-    """What the network itself gives, of any length: what SCAN's heads stand on."""
+def raw_encoder(network: Trained, size: int | None, device: str) -> Encoder:
+    """What the network itself gives, of any length: what SCAN's heads stand on.
+
+    Args:
+        network: trained.
+        size: side of what it sees, pixels; that of its training's views by default.
+        device: "cpu", "cuda", ...
+    """
     module = network.backbone.to(device).eval()
     return Encoder(
-        lambda views: module(views).float(), network.view_size, network.image_size,
+        lambda views: module(views).float(), size or network.view_size, network.image_size,
         network.normalization, f"{type(module).__name__} {digest(module)}",
     )  # fmt: skip
 

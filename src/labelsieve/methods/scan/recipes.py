@@ -76,6 +76,12 @@ class Cluster:
         """Whether a phase trains a network, or heads stand on one."""
         return self.scan is not None or self.self_labels is not None or self.rows == "network"
 
+    @property
+    def clean_size(self) -> int | None:
+        """Side of what a trained network is shown of an image as it is, pixels."""
+        phase = self.scan or self.self_labels
+        return None if phase is None else phase.clean_size
+
 
 def heads() -> Cluster:
     """SCAN's objective on features that stay as they are: seconds on a CPU. The default.
