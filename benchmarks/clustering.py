@@ -68,6 +68,7 @@ def measured(chosen: argparse.Namespace, folder: Path) -> dict[str, object]:
         "nmi": of_each(found.scores, "nmi"),
         "cpu_seconds": round(sum(timings.values()), 1),
         "seconds": timings,
+        "wall_seconds": {name: each["seconds"] for name, each in about["timings"].items()},
         "peak_memory_mb": about["peak_memory_mb"],
         "classes": classes,
         "recipe": chosen.recipe,

@@ -85,3 +85,24 @@ def test_the_simclr_benchmark_measures_both_sides_or_says_why_it_does_not() -> N
         assert each["parts"]["network backward"] > each["parts"]["network forward"] / 2
     # ResNet-18 has seven times the work of a narrow one, on 16/9 of the pixels
     assert found["shares"]["narrow-resnet18"]["ours"] > 3 * network["ours"]
+
+
+def test_the_gpu_benchmark_of_scan_goes_on_where_it_was(tmp_path: Path) -> None:
+    words = ("gpu_scan.py", "--tiny", "--device", "cpu", "--out", str(tmp_path))
+    found, printed = figures_of(*words)
+    assert list(found["accuracy"]) == ["k-means", "scan", "self-label"]
+    assert all(set(parts) == {"train", "valid"} for parts in found["accuracy"].values())
+    assert "| self-label |" in printed
+    assert {"features", "scan", "self-label"} <= found["wall_seconds"].keys()
+    assert math.isclose(found["minutes"] * 60, sum(found["wall_seconds"].values()))
+    again, _ = figures_of(*words)  # it had finished: nothing is trained anew
+    assert again["wall_seconds"] == found["wall_seconds"]
+    assert again["accuracy"] == found["accuracy"]
+
+
+def test_the_benchmark_of_heads_times_both_objectives(tmp_path: Path) -> None:
+    found, _ = figures_of(
+        "cluster_heads.py", "--rows", "600", "--features", "8", "--epochs", "1", "--heads", "2",
+        "--json", str(tmp_path / "figures.json"),
+    )  # fmt: skip
+    assert json.loads((tmp_path / "figures.json").read_text()) == found

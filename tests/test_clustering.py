@@ -395,6 +395,39 @@ def test_an_estimated_prior_keeps_clusters_of_different_sizes_apart(tmp_path: Pa
     np.testing.assert_allclose(about(tmp_path / "prior")["prior"], np.array(sizes) / 420, atol=0.05)
 
 
+def test_what_k_means_found_is_not_looked_for_again_by_a_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    images, features = groups([90, 60, 40], tmp_path)
+    inputs = Inputs(str(images), features=str(features), truth="truth")
+    settings = Cluster(heads=tiny_heads(), n_kmeans_runs=2, prior="estimated")
+    run_cluster(inputs, settings, "auto", tmp_path / "unbroken")
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster_phases, "train_heads", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_cluster(inputs, settings, "auto", tmp_path / "run")
+    # on several threads each would give other last digits, and the heads' checkpoint be refused
+    for module, name in (
+        (cluster_rows, "number_of_classes"), (cluster_rows, "kmeans"),
+        (cluster_phases, "class_shares"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, stop)
+    run_cluster(inputs, settings, "auto", tmp_path / "run", resume=True)
+    same_bytes(tmp_path / "unbroken", tmp_path / "run")
+    for fact in ("scores", "evidence", "prior", "kmeans"):
+        assert about(tmp_path / "run")[fact] == about(tmp_path / "unbroken")[fact], fact
+
+
+def test_a_line_of_the_log_that_was_cut_off_is_passed_over(tmp_path: Path):
+    lines = ['{"phase": "scan", "epoch": 0}', '{"phase": "sc{"stage": "decode"}', '{"stage": "x"}']
+    (tmp_path / "log.jsonl").write_text("\n".join([*lines, '{"phase": "heads", "epo']))
+    assert clustering.history(tmp_path / "log.jsonl") == {"scan": [{"phase": "scan", "epoch": 0}]}
+
+
 def test_images_to_choose_by_are_given_and_nothing_is_learned_from_them(
     photos: Path, tmp_path: Path
 ):
@@ -516,7 +549,27 @@ def test_features_that_are_not_finite_are_refused(photos: Path, finished: Path, 
 
 def test_views_of_rows_from_a_file_are_refused(photos: Path, own, tmp_path: Path):
     words = ("--classes", 3, "--set", "n_views=2", "--out", tmp_path / "run")
-    assert "n_views is above 0 with --features" in refusal("cluster", photos, *words, *own)
+    said = refusal("cluster", photos, *words, *own)
+    assert "n_views is above 0 with --features" in said
+    assert "decode ..." not in said
+
+
+def test_batches_too_small_for_self_labels_are_refused_before_any_work(tmp_path: Path):
+    settings = tiny_cluster()  # batches of 32, of which 0.6 are learned
+    with pytest.raises(ConfigError, match="Take batches of at least 167"):
+        run_cluster(Inputs("nowhere"), settings, 100, tmp_path / "run")
+
+
+def test_too_few_images_to_find_a_number_are_refused_before_their_features(tmp_path: Path):
+    (tmp_path / "set").mkdir()
+    for i in range(45):
+        (tmp_path / "set" / f"{i}.png").write_bytes(png(i, 8))
+    words = ("--classes", "auto", "--out", tmp_path / "run", *FAST)
+    said = refusal("cluster", tmp_path / "set", *words)
+    assert "34 readable images to learn from and 11 held out to choose by, for auto" in said
+    assert "at least 40 and 2 are needed" in said
+    assert "Say how many clusters, or give more images" in said
+    assert "features ..." not in said
 
 
 @pytest.mark.parametrize("n", [0, 1, 3, 7])

@@ -13,22 +13,22 @@ import torch
 from click.testing import CliRunner
 
 import labelsieve as ls
-from labelsieve import cluster_answers
+from labelsieve import cluster_answers, prediction, stages
 from labelsieve.cli import main
 from labelsieve.cluster_answers import clusters_of_set, network_probabilities
 from labelsieve.clustering import run_cluster
 from labelsieve.clusters import Clusters, Part
 from labelsieve.data.augment import CIFAR10
 from labelsieve.data.batches import resident
-from labelsieve.data.decode import decode_images
+from labelsieve.data.decode import Pixels, decode_images
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import ClusterHeads
 from labelsieve.features.resnets import ResNet, ResNetShape
 from labelsieve.inputs import Inputs
-from labelsieve.makers import encoder_of
+from labelsieve.makers import GLANCE, encoder_of, readable_pixels
 from labelsieve.methods.scan.recipes import Cluster
 from labelsieve.records import Features
-from made_digits import FAST, digit_files, table, tiny_cluster, tiny_heads, tiny_pretrain
+from made_digits import FAST, SIZE, digit_files, table, tiny_cluster, tiny_heads, tiny_pretrain
 
 COUNTS = {0: 30, 1: 30, 4: 30}
 
@@ -98,6 +98,22 @@ def test_rows_of_a_dictionary_are_made_again(by_heads: Path, photos: Path, tmp_p
 
 def test_a_trained_network_is_asked_again(by_network: Path, photos: Path):
     same_as_in_the_run(by_network, photos)
+
+
+def test_large_images_are_not_kept_in_a_file(
+    by_network: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+):
+    sizes = []
+
+    def seen(images: ls.ImageSet, size: int, run: object, progress: object) -> Pixels:
+        sizes.append(size)
+        return readable_pixels(images, size, run, progress)
+
+    monkeypatch.setattr(prediction, "readable_pixels", seen)
+    for module in (stages, prediction):
+        monkeypatch.setattr(module, "SMALL", SIZE - 1)
+    same_as_in_the_run(by_network, photos)
+    assert sizes == [GLANCE]
 
 
 def test_heads_on_a_network_without_further_phases(photos: Path, tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +31,7 @@ from labelsieve.data.draws import Draws
 from labelsieve.features.heads import ClusterHeads
 from labelsieve.features.saved import save_network
 from labelsieve.features.views import view_rows
+from labelsieve.files import atomic
 from labelsieve.makers import Encoder, encoder_of, keep_maker, raw_encoder
 from labelsieve.methods.scan.clusterer import one_head
 from labelsieve.methods.scan.heads import TrainedHeads, row_probabilities, train_heads
@@ -81,11 +83,22 @@ def _prior(job: Job, of: Rows, n_clusters: int) -> NDArray[np.float64] | None:
     if job.settings.prior == "equal":
         return None
     with job.run.stage("prior"):
-        shares = class_shares(
-            of.values[of.split.train], of.neighbors, n_clusters, seed=job.inputs.seed
+        # kept: a second look may differ, as k-means on several threads does
+        shares: NDArray[np.float64] = job.run.cached(
+            job.run.checkpoint / "prior.npy",
+            lambda: class_shares(
+                of.values[of.split.train], of.neighbors, n_clusters, seed=job.inputs.seed
+            ),
+            _save_array,
+            np.load,
         )
     job.run.note(prior=shares.tolist())
     return shares
+
+
+def _save_array(values: NDArray[Any], path: Path) -> None:
+    with atomic(path) as partial:
+        np.save(partial, values)
 
 
 @dataclass(frozen=True)

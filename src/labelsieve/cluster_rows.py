@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,8 +13,9 @@ from labelsieve.cluster_job import Job, Rows, Split
 from labelsieve.clusters import Clusters
 from labelsieve.data.decode import Pixels, confirmed_hashes, decode_images
 from labelsieve.errors import DataError
-from labelsieve.methods.scan.kmeans import assign, kmeans
-from labelsieve.methods.scan.number import Evidence, number_of_classes
+from labelsieve.files import atomic, write_json
+from labelsieve.methods.scan.kmeans import KMeansFit, assign, kmeans
+from labelsieve.methods.scan.number import FEWEST, Evidence, number_of_classes
 from labelsieve.neighbors.duplicates import exact_duplicates, near_duplicates
 from labelsieve.records import Features, Neighbors
 from labelsieve.representation import FeatureMaker
@@ -45,18 +48,22 @@ def split(job: Job, pixels: Pixels, n_clusters: int | Literal["auto"]) -> Split:
         out = np.zeros(len(whole), bool)
         out[np.random.default_rng(job.inputs.seed).permutation(len(whole))[:n]] = True
     found = Split(whole, np.flatnonzero(~out), np.flatnonzero(out))
-    _check_enough(job, pixels, found, 2 if n_clusters == "auto" else n_clusters)
+    _check_enough(job, pixels, found, n_clusters)
     return found
 
 
-def _check_enough(job: Job, pixels: Pixels, found: Split, n_clusters: int) -> None:
+def _check_enough(job: Job, pixels: Pixels, found: Split, number: int | Literal["auto"]) -> None:
+    n_clusters = 2 if number == "auto" else number
     # the prior is found from twice as many parts as there are clusters
     least = n_clusters * (2 if job.settings.prior == "estimated" else 1)
+    if number == "auto":
+        least = max(least, FEWEST)
     if len(found.train) >= least and len(found.valid) >= n_clusters:
         return
     where = job.images.source
     if job.inputs.valid is not None:
         where += f" and {job.inputs.valid}"
+    advice = "Say how many clusters" if number == "auto" else "Ask for fewer clusters"
     lost = np.flatnonzero(~pixels.usable)
     broken = ""
     if len(lost):
@@ -66,9 +73,8 @@ def _check_enough(job: Job, pixels: Pixels, found: Split, n_clusters: int) -> No
         )
     raise DataError(
         f"{where}: {len(found.train)} readable images to learn from and {len(found.valid)} held "
-        f"out to choose by, for {n_clusters} clusters; at least {least} and {n_clusters} are "
-        f"needed, and some dozens a cluster to be worth it.{broken} Ask for fewer clusters, or "
-        "give more images."
+        f"out to choose by, for {number} clusters; at least {least} and {n_clusters} are needed, "
+        f"and some dozens a cluster to be worth it.{broken} {advice}, or give more images."
     )
 
 
@@ -112,9 +118,16 @@ def number(job: Job, of: Rows, n: int | Literal["auto"]) -> tuple[Evidence | Non
     if n != "auto":
         return None, n
     with job.run.stage("number"):
-        evidence = number_of_classes(
-            of.values[of.split.train], of.neighbors, job.settings.number,
-            seed=job.inputs.seed, progress=job.tell("number"),
+        # Kept, as k-means on several threads adds up in any order: a second look might find another
+        # number than the heads of an interrupted run were trained for.
+        evidence = job.run.cached(
+            job.run.checkpoint / "number.json",
+            lambda: number_of_classes(
+                of.values[of.split.train], of.neighbors, job.settings.number,
+                seed=job.inputs.seed, progress=job.tell("number"),
+            ),
+            lambda found, path: write_json(path, found.to_dict()),
+            lambda path: Evidence.from_dict(json.loads(path.read_text(encoding="utf-8"))),
         )  # fmt: skip
     if not evidence.is_clear:
         job.warnings.append(evidence.sentence)
@@ -167,7 +180,14 @@ def baseline(job: Job, of: Rows, n_clusters: int) -> None:
     if not n_runs:
         return
     with job.run.stage(KMEANS):
-        fit = kmeans(of.values[of.split.train], n_clusters, n_runs=n_runs, seed=job.inputs.seed)
+        fit = job.run.cached(
+            job.run.checkpoint / "kmeans.npz",
+            lambda: kmeans(
+                of.values[of.split.train], n_clusters, n_runs=n_runs, seed=job.inputs.seed
+            ),
+            _save_fit,
+            _load_fit,
+        )
         nearest = assign(of.values, fit.centers)
     job.run.note(kmeans={"n_runs": n_runs, "inertia": fit.inertia})
     found = Clusters(
@@ -180,3 +200,15 @@ def baseline(job: Job, of: Rows, n_clusters: int) -> None:
         prototypes=(-1,) * n_clusters,
     )
     job.score(KMEANS, of.split, found)
+
+
+def _save_fit(fit: KMeansFit, path: Path) -> None:
+    with atomic(path) as partial:
+        np.savez(partial, **fit._asdict())
+
+
+def _load_fit(path: Path) -> KMeansFit:
+    with np.load(path) as kept:
+        return KMeansFit(
+            kept["centers"], float(kept["inertia"]), kept["labels"], int(kept["n_runs"])
+        )

@@ -30,8 +30,10 @@ from labelsieve.errors import ConfigError, did_you_mean
 from labelsieve.features.recipes import PRETRAINING
 from labelsieve.files import write_csv
 from labelsieve.inputs import Inputs, Progress, recorded, silent, stamps
+from labelsieve.makers import no_views_of_a_file
 from labelsieve.methods.scan.number import Evidence
 from labelsieve.methods.scan.recipes import RECIPES, Cluster
+from labelsieve.methods.scan.self_labels import check_share
 from labelsieve.records import Features, ImageSet
 from labelsieve.report.cluster_page import write_cluster_page
 from labelsieve.report.cluster_scores import ClusterScores
@@ -118,6 +120,7 @@ def cluster(
     if features is not None:
         inputs = replace(inputs, features="given", network=None)
         make = lambda *_: features  # noqa: E731
+    _check_phases(inputs, settings, n_clusters)
     with (
         tempfile.TemporaryDirectory(prefix="labelsieve-") as folder,
         Run.open(Path(folder), "cluster", {}) as run,
@@ -145,6 +148,7 @@ def run_cluster(
     """
     check_number(n_clusters)
     _check_places(inputs, out)
+    _check_phases(inputs, settings, n_clusters)
     trained = _network(inputs, settings)
     images, held_out = read_images(inputs)
     learn = None if held_out is None else ~held_out
@@ -205,8 +209,11 @@ def write_clustered_page(run: Run | Path, found: Clustered, progress: Any = None
 def history(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The epochs of each phase in a log.jsonl."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        facts = json.loads(line)
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            facts = json.loads(line)
+        except ValueError:
+            continue  # cut off by a kill, and the next line written behind it
         if "phase" in facts:
             found.setdefault(facts["phase"], []).append(facts)
     return found
@@ -258,6 +265,15 @@ def _check_places(inputs: Inputs, out: Path) -> None:
             raise ConfigError(
                 f"--out {out}: lies among the images of {source}. Choose another place."
             )
+
+
+def _check_phases(inputs: Inputs, settings: Cluster, n_clusters: int | Literal["auto"]) -> None:
+    """Refuse now what a phase would refuse after hours of others, whose work would be lost."""
+    on_features = settings.heads is not None and settings.rows == "features"
+    if on_features and settings.n_views and inputs.features is not None:
+        raise no_views_of_a_file()
+    if settings.self_labels is not None and n_clusters != "auto":
+        check_share(settings.self_labels, settings.self_labels.training.batch_size, n_clusters)
 
 
 def _network(inputs: Inputs, settings: Cluster) -> Trained | None:

@@ -234,7 +234,8 @@ def _images_of(run: Path, settings: Mapping[str, Any], ids: Sequence[str]) -> Im
     inputs = settings["inputs"]
     images = read(inputs["source"], label=inputs.get("label"), truth=inputs.get("truth"))
     if inputs.get("valid"):
-        images, _ = joined(images, read(inputs["valid"]))
+        valid = read(inputs["valid"], label=inputs.get("label"), truth=inputs.get("truth"))
+        images, _ = joined(images, valid)
     if images.ids == tuple(ids):
         return images
     place = {name: row for row, name in enumerate(images.ids)}

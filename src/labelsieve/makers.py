@@ -36,7 +36,7 @@ from labelsieve.trained import (
     trained_features,
 )
 
-SMALL = 32  # pixels: a size to see at which images can be read
+GLANCE = 32  # pixels: enough to see which images can be read
 DICTIONARY = "dictionary.safetensors"  # in a run's folder: what made its rows
 
 
@@ -125,7 +125,7 @@ def rows_of_new(
             else f"--features {given}: {folder} makes the rows of new images itself. Leave it out."
         )
     if kind == "file":
-        usable = readable_pixels(images, SMALL, run, progress).usable  # broken ones need no row
+        usable = readable_pixels(images, GLANCE, run, progress).usable  # broken ones need no row
         return load_features(Path(str(given)), images, usable)
     store = run.checkpoint / "rows.npy"
     if kind == "backbone":
@@ -157,10 +157,7 @@ def encoder_of(folder: Path, maker: Mapping[str, Any], device: str) -> Encoder:
     """
     kind = maker["maker"]
     if kind == "file":
-        raise ConfigError(
-            "n_views is above 0 with --features: how the rows of views are made is not known. Set "
-            "n_views=0, or let labelsieve make the features."
-        )
+        raise no_views_of_a_file()
     if kind == "dictionary":
         model = DictionaryModel.load(folder / DICTIONARY, device)
         size = model.settings.image_size
@@ -175,6 +172,14 @@ def encoder_of(folder: Path, maker: Mapping[str, Any], device: str) -> Encoder:
     joint = JointModel.load(trained.joint, trained.backbone, device)
     name = f"joint {joint.settings.digest()} {as_backbone(trained).name}"
     return Encoder(_transform(joint), trained.image_size, trained.image_size, AS_STORED, name)
+
+
+def no_views_of_a_file() -> ConfigError:
+    """What to say where views are to get rows like those of a file."""
+    return ConfigError(
+        "n_views is above 0 with --features: how the rows of views are made is not known. Set "
+        "n_views=0, or let labelsieve make the features."
+    )
 
 
 def raw_encoder(network: Trained, size: int | None, device: str) -> Encoder:

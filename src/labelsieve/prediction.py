@@ -21,11 +21,11 @@ from labelsieve.exports import read_names
 from labelsieve.features.heads import ClusterHeads
 from labelsieve.features.saved import load_network
 from labelsieve.inputs import Progress, check_device, silent
-from labelsieve.makers import readable_pixels, rows_of_new
+from labelsieve.makers import GLANCE, readable_pixels, rows_of_new
 from labelsieve.methods.scan.heads import row_probabilities
 from labelsieve.records import ImageSet
 from labelsieve.run import Run, read_run
-from labelsieve.stages import image_source
+from labelsieve.stages import SMALL, image_source
 from labelsieve.trained import in_training_format
 
 SUFFIXES = (".csv", ".parquet")
@@ -175,7 +175,8 @@ def _by_network(
     backbone, heads = in_training_format(module["backbone"]), module["heads"]
     assert isinstance(heads, ClusterHeads)  # noqa: S101 -- what the kind says
     size, view_size = int(about["image_size"]), int(about["view_size"])
-    pixels = readable_pixels(images, size, run, progress)
+    # large ones are decoded again as the network takes them: 200 GB a million at 256 pixels
+    pixels = readable_pixels(images, size if size <= SMALL else GLANCE, run, progress)
     rows = np.flatnonzero(pixels.usable)
     source = image_source(images, pixels, size, run.checkpoint, progress)
     mean, deviation = (tuple(about["normalization"][name]) for name in ("mean", "deviation"))

@@ -43,7 +43,7 @@ N_MEASURED = 50  # pictures that tell how much room one takes
 N_BARS = 500  # of the chart of sizes
 PARTS = {  # in words, and what an image of this part was to the training
     Part.TRAIN: ("trained on", "They shaped the clusters."),
-    Part.VALID: ("held out", "They chose epoch and head, nothing else."),
+    Part.VALID: ("held out", "They chose epoch and head; no cluster was learned from them."),
     Part.NEW: ("new", "They were put into clusters made without them."),
     Part.BROKEN: ("broken", "The file cannot be read as an image."),
 }

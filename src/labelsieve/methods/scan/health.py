@@ -63,7 +63,7 @@ def health(probabilities: Tensor) -> Health:
     n, n_clusters = probabilities.shape
     highest, cluster = probabilities.max(dim=1)
     counts = cluster.bincount(minlength=n_clusters)
-    mean = probabilities.double().mean(dim=0)
+    mean = probabilities.mean(dim=0, dtype=torch.float64)
     entropy = float(torch.special.entr(mean).sum())
     shares = [float((highest > least).double().mean()) for least in (0.9, 0.95, 0.99)]
     unused = tuple((counts == 0).nonzero().flatten().tolist())

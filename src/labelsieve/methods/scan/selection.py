@@ -137,7 +137,9 @@ class Judge:
         ln C, and not -H(m): the same number where the prior is uniform. Shares and prior are
         compared by rank, as in training.
         """
-        log_mean = logits.log_softmax(2).logsumexp(1) - math.log(logits.shape[1])  # (H, C)
+        # one head at a time, as in `validation_loss`
+        sums = torch.stack([head.log_softmax(1).logsumexp(0) for head in logits])
+        log_mean = sums - math.log(logits.shape[1])  # (H, C)
         log_mean = log_mean.sort(dim=1).values
         mean, most = log_mean.exp(), math.log(self._n_clusters)
         evenness = most - (mean * (log_mean - self._log_prior)).sum(1)  # H(m) where uniform

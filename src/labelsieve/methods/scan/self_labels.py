@@ -353,13 +353,23 @@ def _choice(settings: SelfLabels, batch_size: int, n_clusters: int) -> Choice:
     """The rule; refused where it would never choose any."""
     if settings.rule == "threshold":
         return lambda logits, _: confident(logits, settings.threshold)
+    check_share(settings, batch_size, n_clusters)
     first, last = settings.smallest_share, settings.largest_share
-    if round(last * batch_size / n_clusters) < 1:
+    return lambda logits, done: most_confident(logits, first + (last - first) * done, n_clusters)
+
+
+def check_share(settings: SelfLabels, batch_size: int, n_clusters: int) -> None:
+    """Refuse batches so small that rule share would never choose any image of them.
+
+    Raises:
+        ConfigError: they are.
+    """
+    last = settings.largest_share
+    if settings.rule == "share" and round(last * batch_size / n_clusters) < 1:
         raise ConfigError(
             f"a share of {last} of {batch_size} images a batch is none for each of {n_clusters} "
             f"clusters. Take batches of at least {math.ceil(n_clusters / last)}."
         )
-    return lambda logits, done: most_confident(logits, first + (last - first) * done, n_clusters)
 
 
 def _teacher(
