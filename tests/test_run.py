@@ -33,6 +33,26 @@ def test_a_run_leaves_its_settings_and_timings(tmp_path: Path):
     assert not (tmp_path / "run" / ".lock").exists()
 
 
+def test_a_resumed_run_adds_up_what_its_stages_took_and_says_how_often_it_was_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    took = iter([10.0, 15.0, 20.0, 20.5])
+    monkeypatch.setattr("labelsieve.run.time.perf_counter", lambda: next(took))
+    with Run.open(tmp_path, "audit", SETTINGS) as run, run.stage("fit"):
+        pass
+    assert "n_resumed" not in run.about
+    with Run.open(tmp_path, "audit", SETTINGS, resume=True) as run:
+        with run.stage("fit"):  # loads what there is
+            pass
+        run.finish()
+    assert read_run(tmp_path)["timings"]["fit"]["seconds"] == 5.5
+    assert read_run(tmp_path)["n_resumed"] == 1
+    Run.open(tmp_path, "audit", SETTINGS, resume=True).close()
+    assert read_run(tmp_path)["n_resumed"] == 1  # there was nothing to do
+    log = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["seconds"] for line in log] == [5.0, 0.5]
+
+
 def test_a_folder_of_other_things_is_refused_even_with_overwrite(tmp_path: Path):
     (tmp_path / "photo.jpg").write_bytes(b"precious")
     for overwrite in (False, True):

@@ -14,7 +14,9 @@ from torch import nn
 
 from labelsieve.cluster_answers import clusters_of_set, network_probabilities
 from labelsieve.cluster_job import Job, Rows
+from labelsieve.cluster_refine import refined
 from labelsieve.cluster_rows import (
+    REFINED_KMEANS,
     baseline,
     decoded,
     duplicates,
@@ -62,10 +64,15 @@ def clustered(
     parts = split(job, pixels, n)
     made = features(job, make, pixels)
     maker = keep_maker(job.run, job.inputs, trained)
-    of = rows(job, parts, made)
+    of = first = rows(job, parts, made)
+    if job.settings.refine is not None:
+        of = refined(job, job.settings.refine, pixels, first)
+        trained = None  # the one that was refined is in the run's folder
     evidence, n_clusters = number(job, of, n)
     copies = duplicates(job, pixels, of)
-    baseline(job, of, n_clusters)
+    baseline(job, first, n_clusters)
+    if of is not first:
+        baseline(job, of, n_clusters, REFINED_KMEANS)
     prior = _prior(job, of, n_clusters)
     found = Trainings(job, of, n_clusters, pixels, maker, prior, trained).run_all()
     shown = prototypes(of.values, found)

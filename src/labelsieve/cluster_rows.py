@@ -21,7 +21,7 @@ from labelsieve.records import Features, Neighbors
 from labelsieve.representation import FeatureMaker
 from labelsieve.stages import neighbors_of, rows_of, small_size
 
-KMEANS = "k-means"
+KMEANS, REFINED_KMEANS = "k-means", "k-means refined"  # of the features, and of refined ones
 LEAST_HELD_OUT = 50  # images: fewer choose badly; but never more than a quarter of all
 
 
@@ -79,26 +79,34 @@ def _check_enough(job: Job, pixels: Pixels, found: Split, number: int | Literal[
 
 
 def features(job: Job, make: FeatureMaker, pixels: Pixels) -> Features:
-    """One row for each image that can be read."""
+    """One row for each image that can be read; where rows are refined, those before that."""
+    folder = job.run.path if job.settings.refine is None else job.run.checkpoint
     with job.run.stage("features"):
         return job.run.cached(
-            job.run.path / "features.npy",
+            folder / "features.npy",
             lambda: make(job.images, pixels, job.run, job.progress),
             Features.save,
             Features.load,
         )
 
 
-def rows(job: Job, found: Split, made: Features) -> Rows:
-    """Features in the order of the readable images, and their neighbors."""
+def rows(job: Job, found: Split, made: Features, name: str = "") -> Rows:
+    """Features in the order of the readable images, and their neighbors.
+
+    Args:
+        job: whose folder keeps the neighbors.
+        found: what is learned from.
+        made: features of all readable images.
+        name: of these rows among others of the run, in names of files.
+    """
     values = rows_of(made, job.images, found.whole)
     settings = job.settings
     with job.run.stage("neighbors"):
         return Rows(
             found,
             values,
-            _neighbors(job, values[found.train], settings.n_neighbors, "neighbors"),
-            _neighbors(job, values[found.valid], settings.n_valid_neighbors, "valid"),
+            _neighbors(job, values[found.train], settings.n_neighbors, f"neighbors{name}"),
+            _neighbors(job, values[found.valid], settings.n_valid_neighbors, f"valid{name}"),
         )
 
 
@@ -174,14 +182,14 @@ def first_of_each(repeats: NDArray[np.int64]) -> NDArray[np.int64]:
         found = np.where(further >= 0, further, found)
 
 
-def baseline(job: Job, of: Rows, n_clusters: int) -> None:
+def baseline(job: Job, of: Rows, n_clusters: int, name: str = KMEANS) -> None:
     """K-means: fitted on the images to learn from, all put to the nearest center, and scored."""
     n_runs, n = job.settings.n_kmeans_runs, len(of.values)
     if not n_runs:
         return
-    with job.run.stage(KMEANS):
+    with job.run.stage(name):
         fit = job.run.cached(
-            job.run.checkpoint / "kmeans.npz",
+            job.run.checkpoint / f"{name}.npz",
             lambda: kmeans(
                 of.values[of.split.train], n_clusters, n_runs=n_runs, seed=job.inputs.seed
             ),
@@ -189,7 +197,9 @@ def baseline(job: Job, of: Rows, n_clusters: int) -> None:
             _load_fit,
         )
         nearest = assign(of.values, fit.centers)
-    job.run.note(kmeans={"n_runs": n_runs, "inertia": fit.inertia})
+    job.run.note(
+        **{name.replace("-", "").replace(" ", "_"): {"n_runs": n_runs, "inertia": fit.inertia}}
+    )
     found = Clusters(
         image=tuple(job.images.ids[row] for row in of.split.whole),
         names=tuple(map(str, range(n_clusters))),
@@ -199,7 +209,7 @@ def baseline(job: Job, of: Rows, n_clusters: int) -> None:
         duplicate_of=np.full(n, -1, np.int64),
         prototypes=(-1,) * n_clusters,
     )
-    job.score(KMEANS, of.split, found)
+    job.score(name, of.split, found)
 
 
 def _save_fit(fit: KMeansFit, path: Path) -> None:

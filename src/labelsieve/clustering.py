@@ -281,7 +281,13 @@ def _network(inputs: Inputs, settings: Cluster) -> Trained | None:
     trained = None
     if inputs.network is not None:
         trained = load_trained(inputs.network, settings.pretrain)
-    if not settings.needs_network:
+    if settings.refine is not None and (inputs.features or inputs.backbone):
+        given = "--features" if inputs.features else "--backbone"
+        raise ConfigError(
+            f"refine is set with {given}: it trains the network that made the features, and there "
+            "is none to train. Set refine=none, or leave out the option."
+        )
+    if not settings.needs_network and settings.refine is None:
         return trained
     if trained is None and settings.pretrain is None:
         raise ConfigError(

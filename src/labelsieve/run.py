@@ -102,6 +102,8 @@ class Run:
             run = cls(path, lock, before)
             if run.done:
                 run._tidy()  # killed after it was done
+            else:
+                run.note(n_resumed=run.about.get("n_resumed", 0) + 1)
             return run
         if overwrite and before is not None:
             _set_aside(path, before["job"])
@@ -145,14 +147,21 @@ class Run:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage in run.json and log.jsonl; CPU seconds count all threads."""
+        """Time a stage in run.json and log.jsonl; CPU seconds count all threads.
+
+        In run.json a stage that a resumed run comes to again has its times added up. What it took
+        until it was killed is not known: run.json says how often the run was resumed.
+        """
         wall, cpu = time.perf_counter(), time.process_time()
         yield
         seconds = {
             "seconds": round(time.perf_counter() - wall, 3),
             "cpu_seconds": round(time.process_time() - cpu, 3),
         }
-        self.about["timings"][name] = seconds
+        before = self.about["timings"].get(name, {})
+        self.about["timings"][name] = {
+            unit: round(spent + before.get(unit, 0), 3) for unit, spent in seconds.items()
+        }
         self.about["peak_memory_mb"] = peak_memory_mb()
         self._write()
         with (self.path / "log.jsonl").open("a", encoding="utf-8") as log:

@@ -63,11 +63,14 @@ def merged(links: NDArray[Any]) -> Hierarchy:
     # a cluster without links is near to none, and merged last
     lift = links / np.maximum(np.outer(degrees, degrees), 1)
     np.fill_diagonal(lift, -1)
+    nearest = lift.argmax(axis=1)
+    highest = lift[np.arange(n), nearest]
     kept, gone = np.empty(n - 1, np.int64), np.empty(n - 1, np.int64)
     crossing, support = np.empty(n - 1), np.zeros(n)
     for step in range(n - 1):
         support[step] = np.trace(links) / total - np.square(degrees / total).sum()
-        i, j = sorted(divmod(int(lift.argmax()), n))
+        first = int(highest.argmax())
+        i, j = sorted((first, int(nearest[first])))
         kept[step], gone[step], crossing[step] = i, j, crossing_of(links[np.ix_([i, j], [i, j])])
         links[i] += links[j]
         links[:, i] += links[:, j]
@@ -76,7 +79,31 @@ def merged(links: NDArray[Any]) -> Hierarchy:
         row = np.where(alive, links[i] / np.maximum(degrees * degrees[i], 1), -1)
         row[i] = -1
         lift[i], lift[:, i], lift[j], lift[:, j] = row, row, -1, -1
+        _look_again(lift, highest, nearest, alive, i, j)
     return Hierarchy(kept, gone, crossing, support)
+
+
+def _look_again(
+    lift: NDArray[np.float64],
+    highest: NDArray[np.float64],
+    nearest: NDArray[np.int64],
+    alive: NDArray[np.bool_],
+    i: int,
+    j: int,
+) -> None:
+    """Bring the highest of each row, and where it is, up to date after i took in j.
+
+    Looked for in the whole table at each merge, they would cost M^3 and not M^2.
+    """
+    stale = ((nearest == i) | (nearest == j)) & alive
+    stale[i] = True
+    column = lift[:, i]
+    better = ~stale & ((column > highest) | ((column == highest) & (i < nearest)))
+    highest[better], nearest[better] = column[better], i
+    rows = np.flatnonzero(stale)
+    nearest[rows] = lift[rows].argmax(axis=1)
+    highest[rows] = lift[rows, nearest[rows]]
+    highest[j] = -1
 
 
 def crossing_of(links: NDArray[np.float64]) -> float:

@@ -15,6 +15,7 @@ from labelsieve.errors import ConfigError
 from labelsieve.features import recipes as pretraining
 from labelsieve.features.dictionary import Dictionary
 from labelsieve.features.pretrain import Pretrain
+from labelsieve.features.refine import Refine
 from labelsieve.methods.scan.heads import HeadTraining, Scaling, temi_heads
 from labelsieve.methods.scan.network import ScanTraining, adam
 from labelsieve.methods.scan.number import NumberSettings
@@ -44,6 +45,7 @@ class Cluster:
     number: NumberSettings = field(default_factory=NumberSettings)  # of --classes auto
     dictionary: Dictionary = field(default_factory=Dictionary)  # of the features, unless given
     pretrain: Pretrain | None = None  # of the features, and of the network
+    refine: Refine | None = None  # of the features by their neighbors, after pretraining
     duplicates: Duplicates = field(default_factory=Duplicates)
 
     def __post_init__(self) -> None:
@@ -104,12 +106,12 @@ def temi() -> Cluster:
 
 
 def cpu() -> Cluster:
-    """A small network is trained on the images first, then heads on its features: some minutes.
+    """A small network is trained on the images and refined by neighbors, then heads: half an hour.
 
     Run:      labelsieve cluster photos/ --recipe cpu --classes 10 --out run
     Measured: docs/results.md, "Clustering with a network trained on a CPU".
     """
-    return Cluster(pretrain=pretraining.cpu())
+    return Cluster(pretrain=pretraining.cpu(), refine=Refine())
 
 
 def scan_cpu() -> Cluster:
