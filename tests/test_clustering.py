@@ -18,13 +18,16 @@ from labelsieve.cluster_rows import first_of_each
 from labelsieve.clustering import run_cluster
 from labelsieve.clusters import Clusters, Part
 from labelsieve.config import from_dict, to_dict
+from labelsieve.data.augment import Contrastive
 from labelsieve.errors import ConfigError
+from labelsieve.features.refine import Refine
 from labelsieve.inputs import Inputs
 from labelsieve.logs import EpochLog
 from labelsieve.methods.scan.recipes import RECIPES, Cluster
 from labelsieve.methods.scan.self_labels import SelfLabels
 from labelsieve.records import Features
 from labelsieve.run import OUTPUTS
+from labelsieve.train import Training
 from made_digits import FAST, digit_files, table, tiny_cluster, tiny_heads
 from made_sets import parquet, png
 
@@ -283,6 +286,38 @@ def test_a_run_stopped_in_every_phase_ends_with_the_same_bytes(
     assert clustering.history(tmp_path / "run" / "log.jsonl").keys() == {
         "pretrain", "heads", "scan", "self-label",
     }  # fmt: skip
+
+
+def test_a_run_killed_while_it_wrote_the_refined_network_ends_with_the_same_bytes(
+    tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    step = Training(epochs=1, batch_size=32)
+    settings = tiny_cluster(
+        scan=None, self_labels=None, rows="features", n_views=0,
+        refine=Refine(rounds=1, n_neighbors=5, views=Contrastive(size=16), training=step),
+    )  # fmt: skip
+    inputs = Inputs(str(tables / "labels.csv"))
+    run_cluster(inputs, settings, 3, tmp_path / "unbroken")
+    assert list(about(tmp_path / "unbroken")["scores"]) == ["k-means", "refined k-means", "heads"]
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster_phases, "train_heads", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_cluster(inputs, settings, 3, tmp_path / "run")
+    model = tmp_path / "run" / "pretext" / "model.json"
+    model.write_text(model.read_text().replace('"digest": "', '"digest": "of other weights '))
+    run_cluster(inputs, settings, 3, tmp_path / "run", resume=True)
+    same_bytes(tmp_path / "unbroken", tmp_path / "run", "features.npy", "pretext/model.safetensors")
+    assert about(tmp_path / "run")["scores"] == about(tmp_path / "unbroken")["scores"]
+
+
+def test_features_that_no_network_made_are_not_refined(finished: Path, tables: Path):
+    features = Features.load(finished / "features.npy")
+    with pytest.raises(ConfigError, match="refine is set with --features"):
+        ls.cluster(tables / "images.csv", 3, ls.cluster_recipe("cpu"), features=features)
 
 
 def test_overwriting_leaves_nothing_of_the_run_before(

@@ -37,11 +37,10 @@ def refined(job: Job, settings: Refine, pixels: Pixels, of: Rows) -> Rows:
     before = job.run.path / PRETEXT
     for number in range(settings.rounds):
         folder = job.folder(f"{REFINE}-{number}")
-        trained = load_trained(before)
         with job.run.stage(f"{REFINE} {number + 1}"):
             made = job.run.cached(
                 folder / "features.npy",
-                partial(_round, job, settings, pixels, of, trained, folder, number),
+                partial(_round, job, settings, pixels, of, before, folder, number),
                 Features.save,
                 Features.load,
             )
@@ -58,11 +57,14 @@ def _round(
     settings: Refine,
     pixels: Pixels,
     of: Rows,
-    trained: Trained,
+    before: Path,
     folder: Path,
     number: int,
 ) -> Features:
     """Train with neighbors, keep the network, and make the rows of all images anew."""
+    # Read here and not by the caller, who needs it no more after a round: a run that was killed
+    # while it wrote the refined network over this one has half of each.
+    trained = load_trained(before)
     head = trained.head
     if head is None:
         with drawn_from(job.inputs.seed):

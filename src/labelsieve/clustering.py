@@ -269,6 +269,12 @@ def _check_places(inputs: Inputs, out: Path) -> None:
 
 def _check_phases(inputs: Inputs, settings: Cluster, n_clusters: int | Literal["auto"]) -> None:
     """Refuse now what a phase would refuse after hours of others, whose work would be lost."""
+    if settings.refine is not None and (inputs.features or inputs.backbone):
+        given = "--features" if inputs.features else "--backbone"
+        raise ConfigError(
+            f"refine is set with {given}: it trains the network that made the features, and there "
+            "is none to train. Set refine=none, or leave out the option."
+        )
     on_features = settings.heads is not None and settings.rows == "features"
     if on_features and settings.n_views and inputs.features is not None:
         raise no_views_of_a_file()
@@ -281,12 +287,6 @@ def _network(inputs: Inputs, settings: Cluster) -> Trained | None:
     trained = None
     if inputs.network is not None:
         trained = load_trained(inputs.network, settings.pretrain)
-    if settings.refine is not None and (inputs.features or inputs.backbone):
-        given = "--features" if inputs.features else "--backbone"
-        raise ConfigError(
-            f"refine is set with {given}: it trains the network that made the features, and there "
-            "is none to train. Set refine=none, or leave out the option."
-        )
     if not settings.needs_network and settings.refine is None:
         return trained
     if trained is None and settings.pretrain is None:

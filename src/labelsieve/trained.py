@@ -135,8 +135,9 @@ def _from_folder(path: Path) -> Trained:
         return _from_folder(path / PRETEXT)  # a clustering of features that a network made
     if not isinstance(module, nn.ModuleDict) or "backbone" not in module:
         raise ConfigError(
-            f"--network {path}: the model there has no backbone. Give a folder that `labelsieve "
-            "features --pretrain` or `labelsieve cluster` wrote."
+            f"--network {path}: the model there has no backbone: no network was trained in that "
+            "run. Give a folder that `labelsieve features --pretrain` wrote, or `labelsieve cluster` "
+            "with a network."
         )
     try:
         rows: Rows = about.get("rows", "network")

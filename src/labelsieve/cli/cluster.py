@@ -31,8 +31,8 @@ class NumberOfClasses(click.ParamType):  # type: ignore[type-arg]  # not generic
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         """The number, or the word."""
-        if value == "auto":
-            return value
+        if isinstance(value, str) and value.strip().lower() == "auto":
+            return "auto"
         try:
             return int(value)
         except ValueError:
@@ -41,7 +41,13 @@ class NumberOfClasses(click.ParamType):  # type: ignore[type-arg]  # not generic
 
 @click.command(cls=Command)
 @click.argument("images")
-@click.option("--classes", required=True, type=NumberOfClasses(), help="How many clusters.")
+@click.option(
+    "--classes",
+    required=True,
+    metavar="N|auto",
+    type=NumberOfClasses(),
+    help="How many clusters; auto looks for a number.",
+)
 @click.option("--out", required=True, type=FILE, help="Folder of the run.")
 @click.option("--valid", metavar="IMAGES", help="To choose by; else a tenth is held out.")
 @table_options

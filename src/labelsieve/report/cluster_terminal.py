@@ -57,7 +57,7 @@ def terminal_cluster_scores(scores: Mapping[str, Mapping[str, ClusterScores]]) -
     lines = [(row, part, one) for row, parts in scores.items() for part, one in parts.items()]
     if not lines:
         return Text(f"{_TITLE}: no image has both a cluster and a known class.")
-    notes = [Text(note, style="dim") for note in _notes([one for *_, one in lines])]
+    notes = [Text(note, style="dim") for note in _notes(scores)]
     return Group(_score_table(lines), *notes)
 
 
@@ -183,8 +183,9 @@ def _spread_table(found: ClusterEvaluation) -> _TableOrLines:
     return _TableOrLines(table, sentences)
 
 
-def _notes(scores: list[ClusterScores]) -> list[str]:
-    sizes = {(one.n_clusters, one.n_classes) for one in scores}
+def _notes(scores: Mapping[str, Mapping[str, ClusterScores]]) -> list[str]:
+    shown = [one for parts in scores.values() for one in parts.values()]
+    sizes = {(one.n_clusters, one.n_classes) for one in shown}
     notes = []
     for n_clusters, n_classes in sorted(sizes):
         if n_clusters != n_classes:
@@ -194,16 +195,22 @@ def _notes(scores: list[ClusterScores]) -> list[str]:
                 f"{'clusters' if n_clusters > n_classes else 'classes'} without a partner; "
                 "majority does not"
             )
-    if any(one.majority_train_accuracy is not None for one in scores):
+    if any(one.majority_train_accuracy is not None for one in shown):
         notes.append("majority: each cluster takes its most frequent class; train's: that in train")
-    n_unknown, n_broken = (
-        max(getattr(one, name) for one in scores) for name in ("n_unknown", "n_broken")
+    n_unknown, n_broken = (  # parts of one row add up; rows may be runs of other images
+        max(sum(getattr(one, name) for one in parts.values()) for parts in scores.values())
+        for name in ("n_unknown", "n_broken")
     )
-    if n_unknown or n_broken:
-        notes.append(
-            f"left out: up to {n_unknown:,} images whose truth is not known, "
-            f"{n_broken:,} that cannot be read"
+    left_out = [
+        f"{count:,} {what}"
+        for count, what in (
+            (n_unknown, "whose truth is not known"),
+            (n_broken, "that cannot be read"),
         )
+        if count
+    ]
+    if left_out:
+        notes.append(f"images left out: {', '.join(left_out)}")
     return notes
 
 
