@@ -298,7 +298,7 @@ def test_a_run_killed_while_it_wrote_the_refined_network_ends_with_the_same_byte
     )  # fmt: skip
     inputs = Inputs(str(tables / "labels.csv"))
     run_cluster(inputs, settings, 3, tmp_path / "unbroken")
-    assert list(about(tmp_path / "unbroken")["scores"]) == ["k-means", "refined k-means", "heads"]
+    assert list(about(tmp_path / "unbroken")["scores"]) == ["k-means", "k-means refined", "heads"]
 
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

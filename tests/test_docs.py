@@ -28,6 +28,7 @@ from labelsieve.clusters import Clusters, Part
 from labelsieve.config import from_toml, overrides
 from labelsieve.features.pretrain import Pretrain
 from labelsieve.features.recipes import PRETRAINING, cpu
+from labelsieve.features.refine import Refine
 from labelsieve.methods.scan.network import ScanTraining
 from labelsieve.methods.scan.recipes import RECIPES as CLUSTERING
 from labelsieve.methods.scan.recipes import Cluster
@@ -133,9 +134,11 @@ def test_every_recipe_of_pretraining_is_documented():
         assert f"| `{name}` |" in TEXT["pretraining.md"], name
 
 
-SAME_AS_OTHERS = ("dictionary.", "pretrain.", "duplicates.", "views.", ".training.", ".strong.",
-                  ".contrastive.")  # fmt: skip
-PHASES = Cluster(scan=ScanTraining(), self_labels=SelfLabels(), pretrain=Pretrain())
+SAME_AS_OTHERS = ("dictionary.", "pretrain.", "duplicates.", "views.", "refine.views.",
+                  ".training.", ".strong.", ".contrastive.")  # fmt: skip
+PHASES = Cluster(
+    scan=ScanTraining(), self_labels=SelfLabels(), pretrain=Pretrain(), refine=Refine()
+)  # fmt: skip
 
 
 def test_every_setting_of_clustering_is_documented_with_its_default():

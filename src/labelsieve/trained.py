@@ -136,8 +136,8 @@ def _from_folder(path: Path) -> Trained:
     if not isinstance(module, nn.ModuleDict) or "backbone" not in module:
         raise ConfigError(
             f"--network {path}: the model there has no backbone: no network was trained in that "
-            "run. Give a folder that `labelsieve features --pretrain` wrote, or `labelsieve cluster` "
-            "with a network."
+            "run. Give a folder that `labelsieve features --pretrain` wrote, or `labelsieve "
+            "cluster` with a network."
         )
     try:
         rows: Rows = about.get("rows", "network")

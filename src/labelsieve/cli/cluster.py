@@ -159,8 +159,9 @@ def show_clusters(found: Clustered, out: Path, as_json: bool) -> None:
     about = read_run(out)
     facts = {name: about.get(name) for name in ("summary", "scores", "evidence")}
     shown = [terminal_clusters(found.clusters)]
-    if found.evidence is not None:
-        shown.append(found.evidence.sentence)
+    evidence = found.evidence
+    if evidence is not None and evidence.sentence not in found.clusters.warnings:
+        shown.append(evidence.sentence)
     if found.scores:
         shown.append(terminal_cluster_scores(found.scores))
     show(Group(*shown), facts, as_json)

@@ -137,13 +137,20 @@ def train_heads(  # noqa: PLR0913 -- everything a training has, in one place
         made = scan_objective(model, n_clusters, settings, shares, runtime)
     step, state, predictor = made
     best = Best({name: each for name, each in state.items() if isinstance(each, nn.Module)})
+    n_used = torch.zeros(())  # clusters, of the epoch that is kept
 
     def after_epoch(epoch: int, values: dict[str, float]) -> None:
         values["loss"] /= settings.n_heads  # of a head, for the log; all learn from the sum
         losses, found, now = _judged(predictor(), valid, judge)
         head = int(losses.argmin())
-        best.offer(epoch, float(losses[head]), head)
         values.update({**found, **now.to_log()})
+        if settings.objective == "scan":
+            best.offer(epoch, float(losses[head]), head)
+        elif now.n_used >= 0.98 * n_used:
+            # The validation loss is SCAN's and lowest early, while TEMI's heads go on learning: the
+            # last epoch counts, as in its paper, unless clusters were lost.
+            best.keep(epoch, float(losses[head]), head)
+            n_used.fill_(now.n_used)
 
     same = _Same(
         settings, seed=seed, n_clusters=n_clusters, shape=rows.shape,
@@ -152,7 +159,7 @@ def train_heads(  # noqa: PLR0913 -- everything a training has, in one place
     )  # fmt: skip
     train(
         step, batches, optimizers, lengthened(settings, len(batches)), runtime=runtime,
-        state={**state, "best": best, "settings": same},
+        state={**state, "best": best, "n_used": n_used, "settings": same},
         folder=folder, log=log, after_epoch=after_epoch, progress=progress,
     )  # fmt: skip
     _, _, last = _judged(predictor(), valid, judge, best.head)
