@@ -377,7 +377,7 @@ def test_input_that_cannot_serve_is_refused_with_its_reason(options, error, mess
         (HeadTraining, {"objective": "simclr"}, "objective is 'simclr'; expected scan or temi."),
         (HeadTraining, {"n_heads": 0}, "n_heads is 0; expected 1 or more."),
         (HeadTraining, {"largest_difference": -0.1}, "largest_difference is -0.1; expected 0 or"),
-        (HeadTraining, {"keep": 1.0}, "keep 1.0, largest_gap 0.25; expected"),
+        (HeadTraining, {"keep": 1.0}, "keep 1.0, largest_gap 0.5; expected"),
         (HeadTraining, {"entropy_weight": -1.0}, "entropy_weight is -1.0"),
         (Temi, {"beta": 0.0}, "temi.beta is 0.0"),
         (Temi, {"momentum": 1.0}, "temi.momentum is 1.0; expected 0 <= momentum < 1."),

@@ -69,7 +69,7 @@ class HeadTraining:
     least_updates: int = 1500
     # A warning is given where the validation loss stays further than this share of ln C above
     # -ln C, its lowest possible value.
-    largest_gap: float = 0.25
+    largest_gap: float = 0.5
     training: Training = field(
         default_factory=lambda: Training(
             epochs=20,
