@@ -32,6 +32,7 @@ OUTPUTS = (
     "model.safetensors", "model.json", "joint.safetensors", "dictionary.safetensors", "pretext",
     "tensorboard", "checkpoint",
 )  # fmt: skip
+COSTLY = "pretext/model.json"  # a trained network, which --network takes: a late error leaves it
 REPLACED = ".replaced"  # where the run that --overwrite replaces waits until the new one is done
 USERS_MISTAKES = (DataError, ConfigError, MissingExtraError)
 DEMO_OUTPUTS = ("images", "truth.csv")  # of a demo run only: elsewhere they may be the user's
@@ -118,7 +119,8 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._fresh and kind is not None and issubclass(kind, USERS_MISTAKES):
+        mistaken = self._fresh and kind is not None and issubclass(kind, USERS_MISTAKES)
+        if mistaken and not (self.path / COSTLY).exists():
             # The user will change the words: what this run was begun with is of no use.
             _remove_outputs(self.path, self.about["job"])
             _put_back(self.path)
