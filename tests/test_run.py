@@ -118,16 +118,20 @@ def test_resume_of_nothing_starts_afresh(tmp_path: Path):
         assert not run.done
 
 
-@pytest.mark.parametrize("there_before", [False, True])
 def test_a_mistake_that_shows_late_leaves_the_network_that_took_hours(tmp_path: Path):
-    with pytest.raises(DataError), Run.open(tmp_path / "run", "cluster", {}) as run:
-        (run.path / "pretext").mkdir()
-        (run.path / "pretext" / "model.json").write_text("{}")
-        raise DataError("7 rows for 8 images.")
+    def fail() -> None:
+        with Run.open(tmp_path / "run", "cluster", {}) as run:
+            (run.path / "pretext").mkdir()
+            (run.path / "pretext" / "model.json").write_text("{}")
+            raise DataError("7 rows for 8 images.")
+
+    with pytest.raises(DataError):
+        fail()
     assert (tmp_path / "run" / "pretext" / "model.json").exists()
     assert (tmp_path / "run" / "run.json").exists()
 
 
+@pytest.mark.parametrize("there_before", [False, True])
 def test_a_run_that_meets_a_mistake_in_its_input_leaves_nothing(tmp_path: Path, there_before):
     out = tmp_path / "run"
     if there_before:
