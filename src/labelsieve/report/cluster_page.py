@@ -197,9 +197,14 @@ def _lines(scores: Scores | None) -> Iterator[tuple[str, str, ClusterScores]]:
 
 
 def _phases(history: History, n_clusters: int) -> list[tuple[str, tuple[Chart, ...]]]:
-    found = [(PHASES.get(phase, phase), charts_of(epochs, n_clusters))
-             for phase, epochs in history.items()]  # fmt: skip
+    found = [(_words(phase), charts_of(epochs, n_clusters)) for phase, epochs in history.items()]
     return [(words, charts) for words, charts in found if charts]
+
+
+def _words(phase: str) -> str:
+    """What a phase of the log is called on the page; rounds of refining are numbered there."""
+    name, _, number = phase.rpartition("-")
+    return f"Refining, round {number}" if name == "refine" else PHASES.get(phase, phase)
 
 
 @dataclass(frozen=True)
