@@ -129,7 +129,7 @@ def test_damaged_folders_are_told(features: Path, tmp_path: Path):
 def test_what_heads_stand_on_is_the_network_s_own_output(photos: Path, tmp_path: Path):
     torch.save(ls.network("narrow-resnet18", seed=3).state_dict(), tmp_path / "weights.pt")
     found = load_trained(tmp_path / "weights.pt", tiny_pretrain())
-    encoder = raw_encoder(replaced(found, image_size=24), "cpu")
+    encoder = raw_encoder(replaced(found, image_size=24), None, "cpu")
     assert (encoder.size, encoder.image_size) == (SIZE, 24)
     views = torch.randn(2, 3, SIZE, SIZE)
     rows = encoder.rows_of(views)
