@@ -43,7 +43,7 @@ def test_clusters_are_of_directions_whatever_the_lengths():
     assert (found.labels.dtype, found.centers.shape, found.n_runs) == (np.int64, (3, 6), 10)
 
 
-# not any seed: of one in some hundred, no two of the rows as first centers lead to the best division
+# not any seed: for one in some hundred no pair of rows as first centers leads to the best division
 @pytest.mark.parametrize("seed", range(40))
 def test_of_all_divisions_of_a_few_rows_the_best_is_found(seed):
     rows = np.random.default_rng(seed).standard_normal((7, 3))
