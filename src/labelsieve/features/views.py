@@ -70,6 +70,8 @@ def view_rows(  # noqa: PLR0913 -- what is made, of what, and where it is kept
         if value < 1:
             raise ConfigError(f"{name} is {value}; at least 1 is needed.")
     device = torch.device(device)
+    if device.type == "cuda" and device.index is None:  # a source tells cuda from cuda:0
+        device = torch.device("cuda", torch.cuda.current_device())
     wanted = np.ascontiguousarray(rows, np.int64)
     key = {
         "made_by": made_by, "n_views": n_views, "seed": seed,
