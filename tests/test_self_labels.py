@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+import labelsieve as ls
 from labelsieve.data.augment import clean_view
 from labelsieve.data.batches import Batch, resident
 from labelsieve.data.draws import Draws
@@ -496,3 +497,27 @@ def test_settings_are_those_of_the_authors_cifar_10_but_teacher_and_rule():
     assert (settings.threshold, settings.balanced, settings.frozen_norms) == (0.99, True, False)
     assert settings.training == adam(200, 1000)
     assert settings.strong == Strong(32, 4, 0.5, 16)
+
+
+def test_the_authors_ema_is_a_thousandth_of_the_rate():  # G14
+    """Their shadow of the weights is loaded into the weights after each step."""
+    alpha, rate = 0.999, 0.03
+    target = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    theirs, ours = (torch.nn.Parameter(torch.zeros(5, dtype=torch.float64)) for _ in range(2))
+    shadow = theirs.detach().clone()
+    optimizers = {
+        theirs: torch.optim.SGD([theirs], rate, momentum=0.9),
+        ours: torch.optim.SGD([ours], rate * (1 - alpha), momentum=0.9),
+    }
+    for _ in range(6):
+        for weight, optimizer in optimizers.items():
+            optimizer.zero_grad()
+            (weight - target).square().sum().backward()
+            optimizer.step()
+        with torch.no_grad():
+            shadow = alpha * shadow + (1 - alpha) * theirs
+            theirs.copy_(shadow)
+    torch.testing.assert_close(theirs, ours, rtol=1e-10, atol=0)
+    imagenet = ls.cluster_recipe("scan-imagenet50").self_labels
+    assert imagenet.training.learning_rate.peak == pytest.approx(rate * (1 - alpha))
+    assert imagenet.frozen_norms  # their shadow has the buffers of the beginning
