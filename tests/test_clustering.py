@@ -630,8 +630,8 @@ def test_a_set_of_broken_images_is_told(tmp_path: Path):
     for i in range(20):
         (tmp_path / "set" / f"{i:02d}.png").write_bytes(b"no picture")
     said = refusal("cluster", tmp_path / "set", "--classes", 2, "--out", tmp_path / "run")
-    assert "0 readable images to learn from" in said
-    assert "20 cannot be read; the first is 00.png: " in said
+    assert "none of 20 images can be decoded, such as '00.png': " in said
+    assert "Give a set with images that can be read." in said
 
 
 def test_settings_that_leave_a_network_without_heads_are_refused():

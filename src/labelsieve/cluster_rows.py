@@ -13,6 +13,7 @@ from labelsieve.cluster_job import Job, Rows, Split
 from labelsieve.clusters import Clusters
 from labelsieve.data.decode import Pixels, confirmed_hashes, decode_images
 from labelsieve.errors import DataError
+from labelsieve.features.extract import nothing_left
 from labelsieve.files import atomic, write_json
 from labelsieve.methods.scan.kmeans import KMeansFit, assign, kmeans
 from labelsieve.methods.scan.number import FEWEST, Evidence, number_of_classes
@@ -60,6 +61,8 @@ def _check_enough(job: Job, pixels: Pixels, found: Split, number: int | Literal[
         least = max(least, FEWEST)
     if len(found.train) >= least and len(found.valid) >= n_clusters:
         return
+    if not len(found.whole):
+        raise nothing_left(job.images, dict(enumerate(map(str, pixels.reasons))))
     where = job.images.source
     if job.inputs.valid is not None:
         where += f" and {job.inputs.valid}"

@@ -21,11 +21,12 @@ __all__ = ["main"]
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="labelsieve")
 def main() -> None:
-    """From a folder of noisily labeled images to verdicts and clean labels.
+    """From a folder of noisily labeled images, or unlabeled ones, to labels that hold.
 
     \b
-    Try it:       labelsieve demo
-    Your images:  labelsieve audit photos/ --out run/
+    Try it:          labelsieve demo
+    Labeled images:  labelsieve audit photos/ --out run/
+    Without labels:  labelsieve cluster photos/ --classes 10 --out run/
     """
 
 

@@ -106,7 +106,7 @@ def temi() -> Cluster:
 
 
 def cpu() -> Cluster:
-    """A small network is trained on the images and refined by neighbors, then heads: half an hour.
+    """A small network is trained on the images and refined by neighbors, then heads: on a CPU.
 
     Run:      labelsieve cluster photos/ --recipe cpu --classes 10 --out run
     Measured: docs/results.md, "Clustering with a network trained on a CPU".
@@ -247,6 +247,7 @@ def _imagenet(batch_size: int) -> Cluster:
     return Cluster(
         heads=HeadTraining(
             n_neighbors=50, symmetric=False, scaling=Scaling(center=False, size=0.0),
+            largest_difference=0.0, least_updates=0,
             training=Training(
                 epochs=100, batch_size=batch_size,
                 learning_rate=LearningRate(peak=5.0, shape="constant"),
