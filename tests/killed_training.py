@@ -17,9 +17,9 @@ from labelsieve.data.batches import Batches, resident
 from labelsieve.data.samplers import shuffled
 from labelsieve.features.bank import MemoryBank
 from labelsieve.logs import EpochLog
+from labelsieve.loop import LearningRate, Training, train
 from labelsieve.optimizers import Average, Optimizer, make_optimizers
 from labelsieve.runtime import Runtime, bare
-from labelsieve.train import LearningRate, Training, train
 
 EPOCHS, BATCHES = 3, 11
 SETTINGS = Training(

@@ -23,11 +23,11 @@ from labelsieve.errors import ConfigError
 from labelsieve.features.refine import Refine
 from labelsieve.inputs import Inputs
 from labelsieve.logs import EpochLog
+from labelsieve.loop import Training
 from labelsieve.methods.scan.recipes import RECIPES, Cluster
 from labelsieve.methods.scan.self_labels import SelfLabels
 from labelsieve.records import Features
 from labelsieve.run import OUTPUTS
-from labelsieve.train import Training
 from made_digits import FAST, digit_files, table, tiny_cluster, tiny_heads
 from made_sets import parquet, png
 

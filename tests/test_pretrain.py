@@ -37,10 +37,10 @@ from labelsieve.features.pretrain import (
 from labelsieve.features.recipes import PRETRAINING
 from labelsieve.features.saved import load_network
 from labelsieve.logs import EpochLog
+from labelsieve.loop import LearningRate, Training
 from labelsieve.optimizers import Optimizer
 from labelsieve.records import Features
 from labelsieve.runtime import Runtime
-from labelsieve.train import LearningRate, Training
 
 SIZE = 16  # pixels
 TINY = Pretrain(

@@ -24,10 +24,10 @@ from labelsieve.features.refine import Refine, neighbor_step, refine
 from labelsieve.features.weights import drawn_from
 from labelsieve.inputs import Inputs
 from labelsieve.logs import EpochLog
+from labelsieve.loop import LearningRate, Training
 from labelsieve.optimizers import Optimizer
 from labelsieve.records import Features
 from labelsieve.runtime import Runtime
-from labelsieve.train import LearningRate, Training
 from made_colors import NORMALIZATION, SIZE, colors, states, tiny_network
 from made_digits import SIZE as DIGIT_SIZE
 from made_digits import digit_files, table, tiny_cluster, tiny_pretrain

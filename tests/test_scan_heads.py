@@ -20,6 +20,7 @@ import reference_heads as reference
 from labelsieve.errors import ConfigError, DataError, RunError
 from labelsieve.features.heads import ClusterHeads, cluster_probabilities
 from labelsieve.logs import TIMINGS, EpochLog
+from labelsieve.loop import LearningRate, Training
 from labelsieve.methods.scan.consensus import (
     agreements,
     aligned,
@@ -37,7 +38,6 @@ from labelsieve.neighbors.knn import nearest_neighbors
 from labelsieve.optimizers import Optimizer, make_optimizers
 from labelsieve.records import Neighbors
 from labelsieve.runtime import Runtime
-from labelsieve.train import LearningRate, Training
 from processes import together
 
 SMALL = HeadTraining(

@@ -19,9 +19,11 @@ from labelsieve.data.samplers import anchor_neighbor
 from labelsieve.data.strong import Strong
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import ClusterHeads
+from labelsieve.features.inference import take_statistics
 from labelsieve.logs import TIMINGS, EpochLog
+from labelsieve.loop import LearningRate, Training
 from labelsieve.methods.scan import network as scan_module
-from labelsieve.methods.scan.clusterer import Clusterer, one_head, take_statistics, train_mode
+from labelsieve.methods.scan.clusterer import Clusterer, one_head, train_mode
 from labelsieve.methods.scan.health import health
 from labelsieve.methods.scan.losses import RunningMean, scan_loss
 from labelsieve.methods.scan.network import (
@@ -37,7 +39,6 @@ from labelsieve.methods.scan.selection import Judge, Watch
 from labelsieve.optimizers import Optimizer
 from labelsieve.records import Neighbors
 from labelsieve.runtime import Runtime
-from labelsieve.train import LearningRate, Training
 from made_colors import NORMALIZATION, SIZE, Colors, accuracy, colors, states, tiny_network
 from processes import together
 

@@ -19,6 +19,7 @@ from labelsieve.data.strong import Strong, strong_view
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import ClusterHeads
 from labelsieve.logs import TIMINGS, EpochLog
+from labelsieve.loop import LearningRate, Training
 from labelsieve.methods.scan import self_labels as module
 from labelsieve.methods.scan.clusterer import Clusterer, train_mode
 from labelsieve.methods.scan.health import health
@@ -34,7 +35,6 @@ from labelsieve.methods.scan.self_labels import (
 )
 from labelsieve.optimizers import Optimizer
 from labelsieve.runtime import Runtime
-from labelsieve.train import LearningRate, Training
 from made_colors import NORMALIZATION, SIZE, Colors, accuracy, colors, states, tiny_network
 from processes import together
 from test_scan_network import QUICK as SCAN

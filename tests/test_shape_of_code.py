@@ -17,7 +17,7 @@ ROOT = Path(labelsieve.__file__).parent
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 
 # What a part that trains needs, besides its own.
-TRAINING = {"train", "optimizers", "logs", "checkpoints", "runtime"}
+TRAINING = {"loop", "optimizers", "logs", "checkpoints", "runtime"}
 
 # What each part may import. Imports point one way: nothing imports what stands above it.
 MAY_IMPORT = {
@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "optimizers": {"runtime", "errors"},
     "logs": {"errors", "files"},
     "checkpoints": {"runtime", "run", "errors", "files"},
-    "train": {"checkpoints", "logs", "memory", "optimizers", "runtime", "config", "errors"},
+    "loop": {"checkpoints", "logs", "memory", "optimizers", "runtime", "config", "errors"},
     "features": {"data", "records", "errors", "files", "config"} | TRAINING,
     "neighbors": {"records", "errors", "files", "config"},
     "methods": {"features", "neighbors", "data", "clusters", "records", "errors", "files", "config"}

@@ -26,9 +26,9 @@ from labelsieve.data.batches import Batches, resident
 from labelsieve.data.samplers import shuffled
 from labelsieve.errors import ConfigError, MissingExtraError, NumericError, RunError
 from labelsieve.logs import TIMINGS, EpochLog
+from labelsieve.loop import LearningRate, Training, cosine, one_cycle, steps, train
 from labelsieve.optimizers import Average, Optimizer, make_optimizers
 from labelsieve.runtime import Runtime, bare
-from labelsieve.train import LearningRate, Training, cosine, one_cycle, steps, train
 from processes import together
 
 PLAIN = Training(
@@ -458,8 +458,8 @@ def test_a_loss_that_is_not_finite_stops_with_where_and_what_to_try(tmp_path: Pa
 
 
 def test_where_looking_costs_a_wait_losses_are_looked_at_in_blocks(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("labelsieve.train._BLOCK", 3)
-    monkeypatch.setattr("labelsieve.train._Losses.__init__", blockwise(3))
+    monkeypatch.setattr("labelsieve.loop._BLOCK", 3)
+    monkeypatch.setattr("labelsieve.loop._Losses.__init__", blockwise(3))
     toy = Toy(replace(PLAIN, checkpoint_minutes=1e-9))
     plain = toy.step
 
@@ -477,7 +477,7 @@ def test_where_looking_costs_a_wait_losses_are_looked_at_in_blocks(tmp_path: Pat
 
 
 def blockwise(block):
-    from labelsieve.train import _Losses
+    from labelsieve.loop import _Losses
 
     plain = _Losses.__init__
 

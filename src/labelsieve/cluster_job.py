@@ -15,13 +15,13 @@ from labelsieve.data.decode import Pixels
 from labelsieve.data.sources import Source
 from labelsieve.inputs import Inputs, Progress
 from labelsieve.logs import EpochLog
+from labelsieve.loop import Training
 from labelsieve.methods.scan.recipes import Cluster
 from labelsieve.records import ImageSet, Neighbors
 from labelsieve.report.cluster_scores import ClusterScores, score_parts
 from labelsieve.run import Run
 from labelsieve.runtime import Runtime
 from labelsieve.stages import fitting_pixels, image_source
-from labelsieve.train import Training
 
 Scored = dict[str, dict[str, ClusterScores]]  # phase -> part -> scores
 

@@ -34,6 +34,7 @@ from labelsieve.features.heads import ClusterHeads
 from labelsieve.features.saved import save_network
 from labelsieve.features.views import view_rows
 from labelsieve.files import atomic
+from labelsieve.loop import Training
 from labelsieve.makers import Encoder, encoder_of, keep_maker, raw_encoder
 from labelsieve.methods.scan.clusterer import one_head
 from labelsieve.methods.scan.heads import TrainedHeads, row_probabilities, train_heads
@@ -43,7 +44,6 @@ from labelsieve.methods.scan.prior import class_shares
 from labelsieve.methods.scan.prototypes import prototypes
 from labelsieve.methods.scan.self_labels import train_self_labels
 from labelsieve.representation import FeatureMaker, pretrained_network
-from labelsieve.train import Training
 from labelsieve.trained import PRETEXT, Trained, load_trained
 
 HEADS, SCAN, SELF_LABELS = "heads", "scan", "self-label"  # phases, as logged

@@ -32,9 +32,9 @@ from labelsieve.features.joint import Joint
 from labelsieve.features.momentum import MomentumEncoder, group_batch_norms
 from labelsieve.features.weights import drawn_from
 from labelsieve.logs import EpochLog
+from labelsieve.loop import Training, train
 from labelsieve.optimizers import make_optimizers
 from labelsieve.runtime import Runtime, bare
-from labelsieve.train import Training, train
 
 Progress = Callable[[int, int], None]  # batches done, batches in all
 Monitor = Callable[[Encoder], Mapping[str, float]]  # scores of an encoder in evaluation mode

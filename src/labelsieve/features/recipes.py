@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from labelsieve.data.augment import Contrastive
 from labelsieve.features.pretrain import Pretrain
+from labelsieve.loop import LearningRate, Training
 from labelsieve.optimizers import Optimizer
-from labelsieve.train import LearningRate, Training
 
 
 def cifar_simclr() -> Pretrain:

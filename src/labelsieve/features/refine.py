@@ -25,10 +25,10 @@ from labelsieve.errors import ConfigError
 from labelsieve.features.contrast import Encoder, Step, View, random_views
 from labelsieve.features.objectives import nt_xent
 from labelsieve.logs import EpochLog
+from labelsieve.loop import LearningRate, Training, train
 from labelsieve.optimizers import Optimizer, make_optimizers
 from labelsieve.records import Neighbors
 from labelsieve.runtime import Runtime, bare
-from labelsieve.train import LearningRate, Training, train
 
 Progress = Callable[[int, int], None]  # batches done, batches in all
 

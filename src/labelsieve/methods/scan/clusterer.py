@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -12,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from labelsieve.data.augment import Normalization, clean_view
-from labelsieve.data.batches import Batches, Source
-from labelsieve.data.samplers import in_order, shuffled
+from labelsieve.data.augment import Normalization
+from labelsieve.data.batches import Source
 from labelsieve.errors import ConfigError
 from labelsieve.features.heads import ClusterHeads
+from labelsieve.features.inference import clean_outputs
 from labelsieve.runtime import Runtime, bare
 
 
@@ -77,67 +75,19 @@ def clean_logits(
     Returns:
         (H, len(rows), C) float32, on the CPU.
     """
-    n_each = -(-len(rows) // runtime.n_processes)
-    # gathered shares must be equally long: the last ones get some rows from the beginning again
-    share = np.resize(rows, n_each * runtime.n_processes)[runtime.rank * n_each :][:n_each]
     network, heads = (bare(module).to(runtime.device) for module in (network, heads))  # type: ignore[assignment]
-    found = []
-    with _in_mode(network, training=False), _in_mode(heads, training=False):
-        for batch in Batches(source, in_order(share, batch_size), device=runtime.device).epoch(0):
-            images = clean_view(batch.images, size, normalization)
-            with runtime.autocast():
-                features = network(images)
-            found.append(heads(features.to(heads.weight.dtype)).float())
-    logits = torch.cat(found, dim=1).transpose(0, 1).contiguous()  # (n_each, H, C)
-    everyones = runtime.gather_detached(logits)[: len(rows)]
-    return everyones.transpose(0, 1).contiguous().cpu()
 
+    def answer(images: Tensor) -> Tensor:
+        with runtime.autocast():
+            features = network(images)
+        said: Tensor = heads(features.to(heads.weight.dtype))
+        return said.transpose(0, 1)  # (B, H, C)
 
-@torch.no_grad()
-def take_statistics(
-    model: Clusterer,
-    source: Source,
-    rows: NDArray[np.int64],
-    n_images: int,
-    normalization: Normalization,
-    size: int,
-    *,
-    runtime: Runtime,
-    batch_size: int = 512,
-) -> None:
-    """Make the statistics of batch norms those of images as they are.
-
-    Training leaves those of augmented views, whose colors are darker and weaker: by them, clean
-    images come into uneven clusters.
-
-    Args:
-        model: changed in place, but for its weights; made by `Runtime.prepare` where there are
-            several processes. Its parts keep their modes.
-        source: of the images.
-        rows: to draw images from, the same ones at each call.
-        n_images: to draw; a thousand or two are enough.
-        normalization: of the pixels.
-        size: of the views, pixels.
-        runtime: device, precision and processes.
-        batch_size: images at once, on all processes together.
-    """
-    norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    drawn = np.random.default_rng(0).permutation(rows)[: max(n_images, runtime.n_processes)]
-    batches = Batches(
-        source, shuffled(drawn, batch_size, 0, n_processes=runtime.n_processes),
-        device=runtime.device, rank=runtime.rank, n_processes=runtime.n_processes,
+    logits = clean_outputs(
+        answer, (network, heads), source, rows, normalization, size, runtime=runtime,
+        batch_size=batch_size,
     )  # fmt: skip
-    with _in_mode(model, training=False):
-        for norm in norms:
-            norm.train()
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain mean of all batches
-        for batch in batches.epoch(0):
-            with runtime.autocast():
-                model(clean_view(batch.images, size, normalization))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    return logits.transpose(0, 1).contiguous()
 
 
 def gathered(logits: Tensor, runtime: Runtime) -> Tensor:
@@ -190,15 +140,3 @@ def as_trainable_as(network: nn.Module, trained: nn.Module) -> nn.Module:
     for before, after in zip(network.parameters(), trained.parameters(), strict=True):
         after.requires_grad_(before.requires_grad)
     return trained
-
-
-@contextmanager
-def _in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Training or evaluation mode for a while; then every part has the mode it had."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.train(training)
-    try:
-        yield
-    finally:
-        for part, before in modes:
-            part.training = before

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from labelsieve.checkpoints import Kept
 from labelsieve.errors import ConfigError
 from labelsieve.features.heads import ClusterHeads
+from labelsieve.loop import LearningRate, Training
 from labelsieve.methods.scan.losses import RunningMean, scan_loss
 from labelsieve.methods.scan.row_batches import RowBatch
 from labelsieve.methods.scan.scaled_heads import ScaledHeads, Scaling
 from labelsieve.methods.scan.temi import agreement_weights, temi_loss
 from labelsieve.optimizers import Average, Optimizer
 from labelsieve.runtime import Runtime, bare
-from labelsieve.train import LearningRate, Training
 
 Step = Callable[[RowBatch], Mapping[str, Tensor]]
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import ClusterHeads
 from labelsieve.logs import EpochLog
+from labelsieve.loop import train
 from labelsieve.methods.scan.consensus import (
     agreements,
     aligned,
@@ -46,7 +47,6 @@ from labelsieve.methods.scan.selection import Best, Judge
 from labelsieve.optimizers import make_optimizers
 from labelsieve.records import Neighbors
 from labelsieve.runtime import Runtime
-from labelsieve.train import train
 
 __all__ = [
     "HeadTraining",

@@ -28,8 +28,10 @@ from labelsieve.data.strong import Strong, strong_view
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.contrast import Step, View
 from labelsieve.features.heads import ClusterHeads
+from labelsieve.features.inference import take_statistics
 from labelsieve.features.weights import drawn_from
 from labelsieve.logs import EpochLog
+from labelsieve.loop import LearningRate, Training, train
 from labelsieve.methods.scan.clusterer import (
     Clusterer,
     as_trainable_as,
@@ -38,7 +40,6 @@ from labelsieve.methods.scan.clusterer import (
     gathered,
     n_features,
     one_head,
-    take_statistics,
     train_mode,
 )
 from labelsieve.methods.scan.health import Health, health
@@ -47,7 +48,6 @@ from labelsieve.methods.scan.selection import Best, Judge, Watch
 from labelsieve.optimizers import Optimizer, make_optimizers
 from labelsieve.records import Neighbors
 from labelsieve.runtime import Runtime
-from labelsieve.train import LearningRate, Training, train
 
 __all__ = [
     "ScanTraining",

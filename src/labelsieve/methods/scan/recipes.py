@@ -16,13 +16,13 @@ from labelsieve.features import recipes as pretraining
 from labelsieve.features.dictionary import Dictionary
 from labelsieve.features.pretrain import Pretrain
 from labelsieve.features.refine import Refine
+from labelsieve.loop import LearningRate, Training
 from labelsieve.methods.scan.heads import HeadTraining, Scaling, temi_heads
 from labelsieve.methods.scan.network import ScanTraining, adam
 from labelsieve.methods.scan.number import NumberSettings
 from labelsieve.methods.scan.self_labels import SelfLabels
 from labelsieve.neighbors.duplicates import Duplicates
 from labelsieve.optimizers import Optimizer
-from labelsieve.train import LearningRate, Training
 
 
 @dataclass(frozen=True)

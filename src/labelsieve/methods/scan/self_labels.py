@@ -23,7 +23,9 @@ from labelsieve.data.strong import Strong
 from labelsieve.errors import ConfigError
 from labelsieve.features.contrast import Step
 from labelsieve.features.heads import ClusterHeads
+from labelsieve.features.inference import take_statistics
 from labelsieve.logs import EpochLog
+from labelsieve.loop import Training, train
 from labelsieve.methods.scan.beliefs import Beliefs
 from labelsieve.methods.scan.clusterer import (
     Clusterer,
@@ -31,7 +33,6 @@ from labelsieve.methods.scan.clusterer import (
     clean_logits,
     clusterer,
     gathered,
-    take_statistics,
     train_mode,
 )
 from labelsieve.methods.scan.health import Health, health
@@ -41,7 +42,6 @@ from labelsieve.methods.scan.selection import Best, Watch
 from labelsieve.optimizers import Average, make_optimizers
 from labelsieve.records import Neighbors
 from labelsieve.runtime import Runtime
-from labelsieve.train import Training, train
 
 Progress = Callable[[int, int], None]  # batches done, batches in all
 Teacher = Callable[[Tensor], Tensor]  # (B, 3, S, S) to logits (1, B, C)
