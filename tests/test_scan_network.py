@@ -19,7 +19,7 @@ from labelsieve.data.samplers import anchor_neighbor
 from labelsieve.data.strong import Strong
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import ClusterHeads
-from labelsieve.features.inference import take_statistics
+from labelsieve.features.inference import clean_of, take_statistics
 from labelsieve.logs import TIMINGS, EpochLog
 from labelsieve.loop import LearningRate, Training
 from labelsieve.methods.scan import network as scan_module
@@ -283,7 +283,7 @@ def test_statistics_are_taken_of_images_as_they_are(made):
     modes = [part.training for part in model.modules()]
     weights = [weight.clone() for weight in model.parameters()]
     rows = np.sort(made.rows)
-    given = (rows, 30, NORMALIZATION, SIZE)
+    given = (rows, 30, clean_of(SIZE, NORMALIZATION))
     take_statistics(model, resident(made.pixels), *given, runtime=Runtime.start(), batch_size=99)
     assert [part.training for part in model.modules()] == modes
     assert all(map(torch.equal, model.parameters(), weights))
@@ -306,7 +306,7 @@ def test_the_network_that_comes_back_has_clean_statistics_unless_told_otherwise(
         found = trained(made, replace(QUICK, clean_norms=n_images))
         again = Clusterer(found.network, found.heads, 3)
         take_statistics(
-            again, resident(made.pixels), made.rows, 9999, NORMALIZATION, SIZE,
+            again, resident(made.pixels), made.rows, 9999, clean_of(SIZE, NORMALIZATION),
             runtime=Runtime.start(),
         )  # fmt: skip
         assert torch.equal(states(again.network), states(found.network)) is not differs

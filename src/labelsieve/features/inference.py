@@ -18,13 +18,12 @@ from labelsieve.runtime import Runtime
 
 
 @torch.no_grad()
-def clean_outputs(  # noqa: PLR0913 -- everything a pass has, in one place
+def clean_outputs(
     answer: Callable[[Tensor], Tensor],
     modules: Sequence[nn.Module],
     source: Source,
     rows: NDArray[np.int64],
-    normalization: Normalization,
-    size: int,
+    clean: Callable[[Tensor], Tensor],
     *,
     runtime: Runtime,
     batch_size: int = 512,
@@ -35,12 +34,11 @@ def clean_outputs(  # noqa: PLR0913 -- everything a pass has, in one place
     Each of several processes sees its part of the rows, and gets the answers to all.
 
     Args:
-        answer: (B, 3, size, size) to (B, ...), by the modules, under the precision it wants.
+        answer: what `clean` gives to (B, ...), by the modules, under the precision it wants.
         modules: which are in evaluation mode meanwhile.
         source: of the images.
         rows: which of them: those that can be decoded.
-        normalization: of the pixels.
-        size: of the views, pixels.
+        clean: what a network is shown of a batch of images; see `clean_of`.
         runtime: device and processes.
         batch_size: images at once, on each process.
         progress: told images done and images in all, of this process.
@@ -57,7 +55,7 @@ def clean_outputs(  # noqa: PLR0913 -- everything a pass has, in one place
             stack.enter_context(in_mode(module, training=False))
         batches = Batches(source, in_order(share, batch_size), device=runtime.device)
         for i, batch in enumerate(batches.epoch(0), 1):
-            found.append(answer(clean_view(batch.images, size, normalization)).float())
+            found.append(answer(clean(batch.images)).float())
             if progress is not None:
                 progress(min(i * batch_size, n_each), n_each)
     return runtime.gather_detached(torch.cat(found))[: len(rows)].cpu()
@@ -69,8 +67,7 @@ def take_statistics(
     source: Source,
     rows: NDArray[np.int64],
     n_images: int,
-    normalization: Normalization,
-    size: int,
+    clean: Callable[[Tensor], Tensor],
     *,
     runtime: Runtime,
     batch_size: int = 512,
@@ -86,8 +83,7 @@ def take_statistics(
         source: of the images.
         rows: to draw images from, the same ones at each call.
         n_images: to draw; a thousand or two are enough.
-        normalization: of the pixels.
-        size: of the views, pixels.
+        clean: what a network is shown of a batch of images; see `clean_of`.
         runtime: device, precision and processes.
         batch_size: images at once, on all processes together.
     """
@@ -105,9 +101,14 @@ def take_statistics(
             norm.momentum = None  # the plain mean of all batches
         for batch in batches.epoch(0):
             with runtime.autocast():
-                model(clean_view(batch.images, size, normalization))
+                model(clean(batch.images))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+
+
+def clean_of(size: int, normalization: Normalization) -> Callable[[Tensor], Tensor]:
+    """Images as they are: uint8 to normalized views of so many pixels."""
+    return lambda images: clean_view(images, size, normalization)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from labelsieve.data.augment import Normalization
 from labelsieve.data.batches import Source
 from labelsieve.errors import ConfigError
 from labelsieve.features.heads import ClusterHeads
-from labelsieve.features.inference import clean_outputs
+from labelsieve.features.inference import clean_of, clean_outputs
 from labelsieve.runtime import Runtime, bare
 
 
@@ -84,7 +84,7 @@ def clean_logits(
         return said.transpose(0, 1)  # (B, H, C)
 
     logits = clean_outputs(
-        answer, (network, heads), source, rows, normalization, size, runtime=runtime,
+        answer, (network, heads), source, rows, clean_of(size, normalization), runtime=runtime,
         batch_size=batch_size,
     )  # fmt: skip
     return logits.transpose(0, 1).contiguous()

@@ -28,7 +28,7 @@ from labelsieve.data.strong import Strong, strong_view
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.contrast import Step, View
 from labelsieve.features.heads import ClusterHeads
-from labelsieve.features.inference import take_statistics
+from labelsieve.features.inference import clean_of, take_statistics
 from labelsieve.features.weights import drawn_from
 from labelsieve.logs import EpochLog
 from labelsieve.loop import LearningRate, Training, train
@@ -215,8 +215,8 @@ def train_scan(  # noqa: PLR0913 -- everything a training has, in one place
     def after_epoch(epoch: int, values: dict[str, float]) -> bool:
         if settings.clean_norms and settings.trained == "all":
             take_statistics(
-                inner, source, rows, settings.clean_norms, normalization, settings.clean_size,
-                runtime=runtime,
+                inner, source, rows, settings.clean_norms,
+                clean_of(settings.clean_size, normalization), runtime=runtime,
             )  # fmt: skip
         now, is_best, found = validate(epoch)
         values.update(found)

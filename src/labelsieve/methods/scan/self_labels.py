@@ -23,7 +23,7 @@ from labelsieve.data.strong import Strong
 from labelsieve.errors import ConfigError
 from labelsieve.features.contrast import Step
 from labelsieve.features.heads import ClusterHeads
-from labelsieve.features.inference import take_statistics
+from labelsieve.features.inference import clean_of, take_statistics
 from labelsieve.logs import EpochLog
 from labelsieve.loop import Training, train
 from labelsieve.methods.scan.beliefs import Beliefs
@@ -205,8 +205,8 @@ def train_self_labels(  # noqa: PLR0913 -- everything a training has, in one pla
     def after_epoch(epoch: int, values: dict[str, float]) -> bool:
         if settings.clean_norms and not settings.frozen_norms:
             take_statistics(
-                given, source, rows, settings.clean_norms, normalization, settings.clean_size,
-                runtime=runtime,
+                given, source, rows, settings.clean_norms,
+                clean_of(settings.clean_size, normalization), runtime=runtime,
             )  # fmt: skip
         now, doubt = look()
         values.update({"valid_doubt": doubt, **now.to_log()})
