@@ -24,7 +24,7 @@ from labelsieve.data.decode import Pixels, decode_images
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import ClusterHeads
 from labelsieve.features.resnets import ResNet, ResNetShape
-from labelsieve.inputs import Inputs
+from labelsieve.inputs import Inputs, Progress
 from labelsieve.makers import GLANCE, encoder_of, readable_pixels
 from labelsieve.methods.scan.recipes import Cluster
 from labelsieve.records import Features
@@ -105,9 +105,9 @@ def test_large_images_are_not_kept_in_a_file(
 ):
     sizes = []
 
-    def seen(images: ls.ImageSet, size: int, run: object, progress: object) -> Pixels:
+    def seen(images: ls.ImageSet, size: int, folder: Path, progress: Progress) -> Pixels:
         sizes.append(size)
-        return readable_pixels(images, size, run, progress)
+        return readable_pixels(images, size, folder, progress)
 
     monkeypatch.setattr(prediction, "readable_pixels", seen)
     for module in (stages, prediction):

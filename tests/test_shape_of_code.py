@@ -27,7 +27,9 @@ MAY_IMPORT = {
     "run": {"errors", "files"},
     "memory": set(),
     "records": {"errors", "files"},
-    "clusters": {"records", "errors", "files"},
+    "choices": {"errors", "files"},
+    "clusters": {"choices", "records", "errors", "files"},
+    "classified": {"choices", "records", "errors", "files"},
     "data": {"records", "errors", "files", "config"},
     "batch_norm": set(),
     "runtime": {"batch_norm", "errors"},
@@ -39,7 +41,8 @@ MAY_IMPORT = {
     "neighbors": {"records", "errors", "files", "config"},
     "methods": {"features", "neighbors", "data", "clusters", "records", "errors", "files", "config"}
     | TRAINING,
-    "report": {"features", "neighbors", "data", "clusters", "records", "errors", "files", "config"},
+    "report": {"features", "neighbors", "data", "clusters", "classified", "choices", "records"}
+    | {"errors", "files", "config"},
     "exports": {"report", "data", "clusters", "records", "run", "errors", "files"},
 }
 

@@ -14,16 +14,24 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from labelsieve.errors import DataError, import_extra
-from labelsieve.files import atomic, write_csv
+from labelsieve.choices import (
+    N_CHOICES,
+    check_choices,
+    choice_column,
+    choice_lists,
+    count_choices,
+    first_choice,
+    most_probable,
+    rows_of_lists,
+    to_pandas,
+    write,
+)
+from labelsieve.errors import DataError
+from labelsieve.files import atomic
 from labelsieve.records import read_table
-
-N_CHOICES = 5  # most probable clusters kept for an image: what top-5 accuracy needs
-_BLOCK = 1 << 14  # rows sorted at a time: 1.28 million x 1,000 probabilities are not copied at once
 
 
 class Part(IntEnum):
@@ -61,28 +69,12 @@ class Clusters:
             raise DataError(
                 f"Clusters of {len(self.image)} images with columns of other lengths: {lengths}."
             )
-        if self.choices.ndim != 2 or self.choices.shape != self.probabilities.shape:
-            raise DataError(
-                f"choices of shape {self.choices.shape} with probabilities of shape "
-                f"{self.probabilities.shape}; expected one probability for each choice."
-            )
         if len(set(self.names)) < len(self.names) or len(self.prototypes) != len(self.names):
             raise DataError(
                 f"{len(set(self.names))} different names and {len(self.prototypes)} prototypes "
                 f"for {len(self.names)} clusters; expected one of each for each cluster."
             )
-        self._check_choices()
-
-    def _check_choices(self) -> None:
-        if self.choices.size and not (
-            -1 <= self.choices.min() <= self.choices.max() < len(self.names)
-        ):
-            raise DataError(
-                f"choices run from {self.choices.min()} to {self.choices.max()} "
-                f"with {len(self.names)} clusters."
-            )
-        if ((self.choices < 0) != np.isnan(self.probabilities)).any():
-            raise DataError("a choice has a probability where there is a choice, and NaN else.")
+        check_choices(self.choices, self.probabilities, len(self.names), "clusters")
         if self.choices.shape[1] and ((self.cluster < 0) != (self.part == Part.BROKEN)).any():
             raise DataError("images without a cluster are those of Part.BROKEN, and no others.")
 
@@ -97,14 +89,11 @@ class Clusters:
     @property
     def cluster(self) -> NDArray[np.int64]:
         """(N,) the most probable cluster, -1 where the image is broken."""
-        if not self.choices.shape[1]:
-            return np.full(len(self), -1, np.int64)
-        return self.choices[:, 0]
+        return first_choice(self.choices)
 
     def counts(self) -> NDArray[np.int64]:
         """(C,) images in each cluster; broken ones are in none."""
-        cluster = self.cluster
-        return np.bincount(cluster[cluster >= 0], minlength=len(self.names)).astype(np.int64)
+        return count_choices(self.choices, len(self.names))
 
     def count(self, part: Part) -> int:
         """How many images are of this part."""
@@ -139,7 +128,7 @@ class Clusters:
                 f"probabilities of shape {values.shape}; expected one column a cluster, at least 1."
             )
         n, n_clusters = values.shape
-        choices, kept = _most_probable(values, min(N_CHOICES, n_clusters))
+        choices, kept = most_probable(values, min(N_CHOICES, n_clusters))
         parts = np.broadcast_to(np.asarray(part, np.int8), (n,)).copy()
         parts[choices[:, 0] < 0] = Part.BROKEN
         return cls(
@@ -187,15 +176,10 @@ class Clusters:
 
     def to_arrow(self) -> pa.Table:
         """The contracted columns; null where an image is broken or has no second choice."""
-        first, second = (_column(self.choices, self.probabilities, k) for k in (0, 1))
+        first, second = (choice_column(self.choices, self.probabilities, k) for k in (0, 1))
         parts = np.array([part.name.lower() for part in Part])
         names = pa.array(self.image, pa.string())
-        chosen = self.choices >= 0
-        offsets = pa.array(np.concatenate([[0], np.cumsum(chosen.sum(axis=1))]), pa.int32())
-        lists = [
-            pa.ListArray.from_arrays(offsets, pa.array(values[chosen], kind))
-            for values, kind in ((self.choices, pa.int32()), (self.probabilities, pa.float32()))
-        ]
+        lists = choice_lists(self.choices, self.probabilities)
         copies = pa.array(self.duplicate_of, mask=self.duplicate_of < 0)
         return pa.table(
             {
@@ -214,8 +198,7 @@ class Clusters:
 
     def to_pandas(self) -> Any:
         """A pandas DataFrame of the contracted columns."""
-        import_extra("pandas", "pandas", "Clusters.to_pandas()")
-        return self.to_arrow().to_pandas()
+        return to_pandas(self)
 
     def write(self, path: str | Path) -> None:
         """Write the contracted columns as .csv or .parquet, by the name of the file.
@@ -224,13 +207,7 @@ class Clusters:
             DataError: another suffix.
             RunError: the file cannot be written.
         """
-        path = Path(path)
-        if path.suffix.lower() == ".csv":
-            write_csv(self.to_arrow(), path)
-        elif path.suffix.lower() == ".parquet":
-            self.save(path)
-        else:
-            raise DataError(f"{path}: clusters are written as .csv or .parquet. Name such a file.")
+        write(self, path)
 
     def save(self, path: Path) -> None:
         """Write the contracted Parquet file; what is not of one image travels in its metadata."""
@@ -258,8 +235,8 @@ class Clusters:
         return cls(
             image=images,
             names=tuple(about["names"]),
-            choices=_matrix(table.column("choices"), width, np.array(-1, np.int64)),
-            probabilities=_matrix(
+            choices=rows_of_lists(table.column("choices"), width, np.array(-1, np.int64)),
+            probabilities=rows_of_lists(
                 table.column("choice_probabilities"), width, np.array(np.nan, np.float32)
             ),
             part=np.array([parts[name] for name in table.column("part").to_pylist()], np.int8),
@@ -269,24 +246,6 @@ class Clusters:
             prototypes=tuple(about["prototypes"]),
             warnings=tuple(about["warnings"]),
         )
-
-
-def _most_probable(
-    values: NDArray[np.float32], n_choices: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """(N, n_choices) columns by falling value, ties to the lower, and values; -1 and NaN of NaN."""
-    choices = np.empty((len(values), n_choices), np.int64)
-    kept = np.empty((len(values), n_choices), np.float32)
-    for start in range(0, len(values), _BLOCK):
-        block = values[start : start + _BLOCK].copy()
-        rows = np.arange(len(block))
-        unknown = np.isnan(block).any(axis=1)
-        for k in range(n_choices):  # a few passes, which break ties by number; a sort of all is 10x
-            best = block.argmax(axis=1)
-            choices[start + rows, k] = np.where(unknown, -1, best)
-            kept[start + rows, k] = np.where(unknown, np.nan, block[rows, best])
-            block[rows, best] = -np.inf
-    return choices, kept
 
 
 def _merged(
@@ -322,25 +281,3 @@ def _check_names(names: Mapping[int, str], present: tuple[str, ...]) -> None:
                 f"cluster {c}: {name!r} is the name of cluster {kept[name]}. "
                 "To make them one, give both that name; else choose another."
             )
-
-
-def _column(
-    choices: NDArray[np.int64], probabilities: NDArray[np.float32], k: int
-) -> tuple[pa.Array, pa.Array]:
-    """The k-th choice and its probability; null where there is none."""
-    if k >= choices.shape[1]:
-        return pa.nulls(len(choices), pa.int32()), pa.nulls(len(choices), pa.float32())
-    none = choices[:, k] < 0
-    return (
-        pa.array(choices[:, k].astype(np.int32), mask=none),
-        pa.array(probabilities[:, k].astype(np.float32), mask=none),
-    )
-
-
-def _matrix(column: pa.ChunkedArray, width: int, missing: NDArray[Any]) -> NDArray[Any]:
-    """Lists of at most `width` as rows, filled up with what stands for a missing item."""
-    lists = column.combine_chunks()
-    lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
-    rows = np.full((len(lists), width), missing, missing.dtype)
-    rows[np.arange(width) < lengths[:, None]] = lists.flatten().to_numpy(zero_copy_only=False)
-    return rows

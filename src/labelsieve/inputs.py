@@ -13,7 +13,10 @@ from labelsieve.errors import ConfigError
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
-_PATHS = ("source", "valid", "features", "weights", "network")
+_PATHS = (
+    "source", "valid", "features", "weights", "network", "audited", "decisions", "test",
+    "test_features",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,12 @@ class Inputs:
     label: str | None = None  # column
     truth: str | None = None  # column
     valid: str | None = None  # images to choose by, not to learn from: of clustering
+    audited: str | None = None  # folder of the audit whose findings a training takes
+    decisions: str | None = None  # file of what people decided, of a training
+    test: str | None = None  # images to score a trained classifier on
+    test_label: str | None = None  # column
     features: str | None = None  # file of the user's own
+    test_features: str | None = None  # and of the test images'
     backbone: str | None = None  # timm:NAME
     weights: str | None = None  # file
     network: str | None = None  # folder of a trained one, or file of weights
@@ -53,7 +61,10 @@ def recorded(inputs: Inputs) -> dict[str, Any]:
 
 def stamps(inputs: Inputs) -> dict[str, str]:
     """Size and time of change of the files given: another stamp, another file."""
-    given = (inputs.features, inputs.weights, _weights_of(inputs.network))
+    given = (
+        inputs.features, inputs.weights, _weights_of(inputs.network), inputs.decisions,
+        inputs.test_features,
+    )  # fmt: skip
     found = {name: os.stat(name) for name in given if name and os.path.exists(name)}
     return {name: f"{about.st_size} {about.st_mtime_ns}" for name, about in found.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from labelsieve.data.augment import AS_STORED, Normalization
 from labelsieve.data.decode import Pixels, decode_images, decoder_name
-from labelsieve.errors import ConfigError
+from labelsieve.errors import ConfigError, RunError
 from labelsieve.features.backbones import Backbone, load_timm, pooled
 from labelsieve.features.dictionary import DictionaryModel, unit_rows
 from labelsieve.features.extract import extract, nothing_left, transformed
@@ -74,6 +75,35 @@ def keep_maker(run: Run, inputs: Inputs, trained: Trained | None) -> dict[str, A
     return {"maker": "dictionary"}
 
 
+def keep_maker_of(audit: Path, about: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """Keep in a run's folder what made the rows of a finished audit, and say what that is.
+
+    Args:
+        audit: its folder.
+        about: its run.json.
+        run: that works with the audit's rows.
+
+    Raises:
+        RunError: the audit kept nothing that makes rows.
+    """
+    given = Inputs(**about["settings"]["inputs"])
+    kept = audit / DICTIONARY
+    learned = given.pretrain is not None
+    if learned or given.network is not None:
+        trained = load_trained(audit if learned else str(given.network))
+        return keep_maker(run, replace(given, pretrain=None, network=None), trained)
+    if given.features is None and given.backbone is None:
+        if not kept.is_file():
+            raise RunError(
+                f"{audit}: {DICTIONARY} is missing, which makes the features of new images. Audit "
+                "again with this version, or give the images in place of the audit."
+            )
+        with atomic(run.path / DICTIONARY) as partial_file:
+            shutil.copyfile(kept, partial_file)
+        return {"maker": "dictionary"}
+    return keep_maker(run, given, None)
+
+
 def keep_network(folder: Path, trained: Trained) -> None:
     """Write a network that was given into a folder, with what its rows need."""
     folder.mkdir(exist_ok=True)
@@ -96,7 +126,7 @@ def rows_of_new(
     folder: Path,
     maker: Mapping[str, Any],
     images: ImageSet,
-    given: str | None,
+    given: str | Features | None,
     *,
     device: str,
     run: Run,
@@ -108,7 +138,7 @@ def rows_of_new(
         folder: of the earlier run.
         maker: as `keep_maker` said.
         images: the new ones.
-        given: file of their features, where the run's own came from a file.
+        given: their features, or a file of these, where the run's own came from a file.
         device: "cpu", "cuda", ...
         run: for what is on the way.
         progress: told stage, done and total.
@@ -124,8 +154,12 @@ def rows_of_new(
             if given is None
             else f"--features {given}: {folder} makes the rows of new images itself. Leave it out."
         )
+    if isinstance(given, Features):
+        return given
     if kind == "file":
-        usable = readable_pixels(images, GLANCE, run, progress).usable  # broken ones need no row
+        usable = readable_pixels(
+            images, GLANCE, run.checkpoint, progress
+        ).usable  # broken ones need no row
         return load_features(Path(str(given)), images, usable)
     store = run.checkpoint / "rows.npy"
     if kind == "backbone":
@@ -134,11 +168,13 @@ def rows_of_new(
     if kind == "network":
         trained = load_trained(folder / PRETEXT)
         pixels = (
-            readable_pixels(images, trained.image_size, run, progress) if trained.joint else None
+            readable_pixels(images, trained.image_size, run.checkpoint, progress)
+            if trained.joint
+            else None
         )
         return trained_features(images, pixels, trained, device=device, run=run, progress=progress)
     model_of_rows = DictionaryModel.load(folder / DICTIONARY, device)
-    pixels = readable_pixels(images, model_of_rows.settings.image_size, run, progress)
+    pixels = readable_pixels(images, model_of_rows.settings.image_size, run.checkpoint, progress)
     made_by = (
         f"dictionary features {model_of_rows.settings.digest()} of {folder}, of "
         f"{images.fingerprint()} decoded by {decoder_name()}"
@@ -215,13 +251,13 @@ def _transform(model: DictionaryModel | JointModel) -> Callable[[Tensor], Tensor
     return rows_of
 
 
-def readable_pixels(images: ImageSet, size: int, run: Run, progress: Progress) -> Pixels:
-    """New images at a size.
+def readable_pixels(images: ImageSet, size: int, folder: Path, progress: Progress) -> Pixels:
+    """New images at a size, kept in a folder.
 
     Raises:
         DataError: none of them can be read.
     """
-    path = run.checkpoint / "pixels.npy"
+    path = folder / "pixels.npy"
     pixels = decode_images(images, size, path=path, progress=partial(progress, "decode"))
     if not pixels.usable.any():
         raise nothing_left(images, dict(enumerate(map(str, pixels.reasons))))

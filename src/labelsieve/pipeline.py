@@ -22,6 +22,7 @@ from labelsieve.features.dictionary import Dictionary
 from labelsieve.features.pretrain import Pretrain
 from labelsieve.features.recipes import PRETRAINING
 from labelsieve.inputs import Inputs, Progress, recorded, silent, stamps
+from labelsieve.makers import keep_maker
 from labelsieve.methods.sncf.detect import detect
 from labelsieve.methods.sncf.paper import PaperDetection
 from labelsieve.methods.sncf.recipes import RECIPES
@@ -127,7 +128,7 @@ def audit(
         tempfile.TemporaryDirectory(prefix="labelsieve-") as folder,
         Run.open(Path(folder), "audit", {}) as run,
     ):
-        findings, _ = _stages(images, inputs, settings, make, run, progress or silent)
+        findings, _ = audit_stages(images, inputs, settings, make, run, progress or silent)
     return findings
 
 
@@ -183,12 +184,14 @@ def audit_into(
     if run.done:
         findings = Findings.load(run.path / "findings.parquet")
     else:
-        findings, features = _stages(images, inputs, settings, make, run, progress)
+        findings, features = audit_stages(images, inputs, settings, make, run, progress)
     scores = None if images.truth is None else score(findings, images.truth)
     if run.done:
         return Audited(images, findings, scores)
     findings.write(run.path / "findings.parquet")
     findings.write(run.path / "findings.csv")
+    if settings.pretrain is None and inputs.network is None:  # else their networks are kept
+        keep_maker(run, inputs, None)
     run.note(
         recipe=inputs.recipe, seed=inputs.seed, device=inputs.device, features=features.made_by
     )
@@ -227,7 +230,7 @@ def check_labels(images: ImageSet) -> None:
         )
 
 
-def _stages(
+def audit_stages(
     images: ImageSet,
     inputs: Inputs,
     settings: Audit,

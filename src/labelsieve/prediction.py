@@ -1,9 +1,10 @@
-"""New images into the clusters of a finished run: `labelsieve predict`."""
+"""New images into the clusters or classes of a finished run: `labelsieve predict`."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from labelsieve.classified import Predictions
+from labelsieve.classifying import classify
 from labelsieve.cluster_answers import clusters_of_set, network_probabilities
 from labelsieve.clusters import Clusters, Part
 from labelsieve.data.augment import Normalization
@@ -23,7 +26,7 @@ from labelsieve.features.saved import load_network
 from labelsieve.inputs import Progress, check_device, silent
 from labelsieve.makers import GLANCE, readable_pixels, rows_of_new
 from labelsieve.methods.scan.heads import row_probabilities
-from labelsieve.records import ImageSet
+from labelsieve.records import Features, ImageSet
 from labelsieve.run import Run, read_run
 from labelsieve.stages import SMALL, image_source
 from labelsieve.trained import in_training_format
@@ -41,13 +44,13 @@ def run_predict(
     device: str = "cpu",
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Clusters:
-    """Write a table of new images and the clusters they fall into.
+) -> Clusters | Predictions:
+    """Write a table of new images and the clusters or classes they fall into.
 
     Args:
-        folder: of a finished `labelsieve cluster`.
+        folder: of a finished `labelsieve cluster` or `labelsieve train`.
         source: the new images.
-        out: .csv or .parquet, with the columns of clusters.csv.
+        out: .csv or .parquet, with the columns of clusters.csv or predictions.csv.
         names: a table of `cluster` and `name`; two clusters of one name become one, those that it
             does not name keep their numbers.
         features: file of the new images' features, where the run's own came from a file.
@@ -66,10 +69,16 @@ def run_predict(
         raise RunError(f"{out}: exists already. Add --overwrite to replace it, or choose another.")
     if not out.parent.is_dir():
         raise RunError(f"{out}: there is no folder {out.parent}. Make it, or choose another place.")
+    if read_run(folder)["job"] == "train":
+        if names is not None:
+            raise ConfigError(f"--names {names}: the classes of {folder} have names. Leave it out.")
+        said = predict_classes(folder, source, features=features, device=device, progress=progress)
+        said.write(out)
+        return said
     given = None
     if names is not None:
         given = read_names(names, len(_made(folder).names))
-    found = predict(folder, source, features=features, device=device, progress=progress)
+    found = predict_clusters(folder, source, features=features, device=device, progress=progress)
     clusters = found if given is None else found.named(given)
     clusters.write(out)
     return clusters
@@ -82,18 +91,18 @@ def predict(
     features: str | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
-) -> Clusters:
-    """Put images into the clusters that a run made.
+) -> Clusters | Predictions:
+    """Put images into the clusters that a run made, or say which of its classes they show.
 
     Args:
-        folder: of a finished `labelsieve cluster`.
+        folder: of a finished `labelsieve cluster` or `labelsieve train`.
         images: from `read`, or what `read` takes.
         features: file of the images' features, where the run's own came from a file.
         device: "cpu", "cuda", ...
         progress: called with (stage, done, total).
 
     Returns:
-        clusters with the run's numbers; `named` gives them names.
+        clusters with the run's numbers, to which `named` gives names; or predictions.
 
     Raises:
         RunError: there is no such run.
@@ -104,16 +113,46 @@ def predict(
         >>> import labelsieve as ls
         >>> clusters = ls.predict("run/", "new-photos/")  # doctest: +SKIP
     """
+    by = predict_classes if read_run(Path(folder))["job"] == "train" else predict_clusters
+    return by(folder, images, features=features, device=device, progress=progress)
+
+
+def predict_classes(
+    folder: str | Path,
+    images: ImageSet | str | Path,
+    *,
+    features: str | Features | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Predictions:
+    """As `predict`, by a run of `labelsieve train`; `features` may be in memory."""
+    check_device(device)
+    if not isinstance(images, ImageSet):
+        images = read(images)
+    with _scratch() as run:
+        said = classify(
+            Path(folder), images, features=features, device=device, run=run,
+            progress=progress or silent,
+        )  # fmt: skip
+    return Predictions.of_probabilities(images.ids, said.rows, said.probabilities, said.class_names)
+
+
+def predict_clusters(
+    folder: str | Path,
+    images: ImageSet | str | Path,
+    *,
+    features: str | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Clusters:
+    """As `predict`, by a run of `labelsieve cluster`."""
     folder, progress = Path(folder), progress or silent
     made = _made(folder)
     check_device(device)
     module, about = load_network(folder)
     if not isinstance(images, ImageSet):
         images = read(images)
-    with (
-        tempfile.TemporaryDirectory(prefix="labelsieve-") as scratch,
-        Run.open(Path(scratch), "predict", {}) as run,
-    ):
+    with _scratch() as run:
         if about["kind"] == "network":
             rows, said = _by_network(module, about, images, features, device, run, progress)
         else:
@@ -126,13 +165,23 @@ def predict(
     return clusters_of_set(images, rows, found, Part.NEW)
 
 
+@contextmanager
+def _scratch() -> Iterator[Run]:
+    """A folder for what is on the way."""
+    with (
+        tempfile.TemporaryDirectory(prefix="labelsieve-") as folder,
+        Run.open(Path(folder), "predict", {}) as run,
+    ):
+        yield run
+
+
 def _made(folder: Path) -> Clusters:
     """The clusters of a run."""
     job = read_run(folder)["job"]
     if job != "cluster":
         raise RunError(
             f"{folder}: made by `labelsieve {job}`, which leaves no model that predicts; expected "
-            "a run of `labelsieve cluster`."
+            "a run of `labelsieve cluster` or `labelsieve train`."
         )
     return Clusters.load(folder / "clusters.parquet")
 
@@ -176,7 +225,7 @@ def _by_network(
     assert isinstance(heads, ClusterHeads)  # noqa: S101 -- what the kind says
     size, view_size = int(about["image_size"]), int(about["view_size"])
     # large ones are decoded again as the network takes them: 200 GB a million at 256 pixels
-    pixels = readable_pixels(images, size if size <= SMALL else GLANCE, run, progress)
+    pixels = readable_pixels(images, size if size <= SMALL else GLANCE, run.checkpoint, progress)
     rows = np.flatnonzero(pixels.usable)
     source = image_source(images, pixels, size, run.checkpoint, progress)
     mean, deviation = (tuple(about["normalization"][name]) for name in ("mean", "deviation"))

@@ -27,7 +27,8 @@ T = TypeVar("T")
 
 # What a run writes: --overwrite removes these and nothing else.
 OUTPUTS = (
-    "run.json", "log.jsonl", "findings.parquet", "findings.csv", "clusters.parquet",
+    "run.json", "log.jsonl", "findings.parquet", "findings.csv", "audit.parquet",
+    "predictions.parquet", "predictions.csv", "clusters.parquet",
     "clusters.csv", "prototypes.csv", "features.npy", "features.json", "report.html",
     "model.safetensors", "model.json", "joint.safetensors", "dictionary.safetensors", "pretext",
     "tensorboard", "checkpoint",

@@ -26,7 +26,7 @@ from labelsieve.inputs import Progress
 from labelsieve.records import Features, ImageSet
 from labelsieve.run import Run
 
-PRETEXT = "pretext"  # in the folder of a clustering: the network that made its rows
+PRETEXT = "pretext"  # in the folder of a clustering or training: what made its rows
 JOINT = "joint.safetensors"  # beside a network's model.json, where its rows are joint ones
 Rows = Literal["head", "network", "joint"]
 
@@ -131,13 +131,14 @@ def in_training_format(module: nn.Module) -> nn.Module:
 
 def _from_folder(path: Path) -> Trained:
     module, about = load_network(path)
-    if isinstance(module, ClusterHeads) and (path / PRETEXT).is_dir():
-        return _from_folder(path / PRETEXT)  # a clustering of features that a network made
-    if not isinstance(module, nn.ModuleDict) or "backbone" not in module:
+    of_rows = isinstance(module, ClusterHeads) or "features" in about
+    if of_rows and (path / PRETEXT).is_dir():
+        return _from_folder(path / PRETEXT)  # clusters or classes of features that it made
+    if of_rows or not isinstance(module, nn.ModuleDict) or "backbone" not in module:
         raise ConfigError(
             f"--network {path}: the model there has no backbone: no network was trained in that "
             "run. Give a folder that `labelsieve features --pretrain` wrote, or `labelsieve "
-            "cluster` with a network."
+            "cluster` or `train` with a network."
         )
     try:
         rows: Rows = about.get("rows", "network")

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from labelsieve.data.samplers import Sampler
-from labelsieve.data.sources import Source, Wanted, cached, resident, streamed
+from labelsieve.data.sources import Source, Wanted, cached, of_rows, resident, streamed
 from labelsieve.errors import ConfigError
 
-__all__ = ["Batch", "Batches", "Source", "cached", "resident", "streamed"]
+__all__ = ["Batch", "Batches", "Source", "cached", "of_rows", "resident", "streamed"]
 
 
 class Batch(NamedTuple):
     """One process' share of a global batch. Where rows come in pairs, so do the images."""
 
-    images: Tensor  # (B, 3, S, S) uint8, on the device; (B, 2, 3, S, S) of pairs
+    # (B, 3, S, S) uint8, on the device; (B, 2, 3, S, S) of pairs; (B, D) float32 of `of_rows`
+    images: Tensor
     rows: Tensor  # (B,) int64, on the device; (B, 2) of pairs; the rows of which `images` shows
     epoch: int
     step: int  # number of the global batch within its epoch
@@ -58,7 +59,7 @@ class Batches:
         """Check that what the sampler gives can be shared.
 
         Args:
-            source: `resident`, `cached` or `streamed`.
+            source: `resident`, `cached`, `streamed` or `of_rows`.
             sampler: equal on all processes.
             device: of the network.
             rank: of this process, 0 to n_processes - 1.

@@ -7,7 +7,7 @@ whatever the number of processes: the other row of its pair, else the rows that 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -37,7 +37,7 @@ class Wanted(NamedTuple):
 
 
 class Source(Protocol):
-    """Gives the pixels of any rows."""
+    """Gives the pixels of any rows, or their features."""
 
     broken: dict[int, str]  # row -> reason; of a stream, those met so far
 
@@ -45,7 +45,10 @@ class Source(Protocol):
         """Rows there are."""
 
     def fetch(self, wanted: Iterator[Wanted], device: torch.device) -> Fetched:
-        """The share of each batch: its rows, and (*rows.shape, 3, S, S) uint8."""
+        """The share of each batch: its rows, and (*rows.shape, 3, S, S) uint8.
+
+        Of rows of features, (*rows.shape, D) float32.
+        """
 
 
 def resident(pixels: Pixels | NDArray[np.uint8] | Tensor) -> Source:
@@ -62,7 +65,37 @@ def resident(pixels: Pixels | NDArray[np.uint8] | Tensor) -> Source:
     Raises:
         ConfigError: an array of another shape or type.
     """
-    return _Resident(pixels)
+    values: Any = pixels.values if isinstance(pixels, Pixels) else pixels
+    if values.ndim != 4 or values.shape[1] != 3 or str(values.dtype)[-5:] != "uint8":
+        raise ConfigError(
+            f"pixels of shape {tuple(values.shape)} and type {values.dtype}; expected "
+            "(N, 3, S, S) uint8."
+        )
+    return _Resident(values, pixels.reasons if isinstance(pixels, Pixels) else ())
+
+
+def of_rows(values: NDArray[np.float32]) -> Source:
+    """Rows of features in place of pixels: what is trained on images is trained on them as well.
+
+    On CUDA they are kept on the device where they fit, as in `resident`.
+
+    Args:
+        values: (N, D) float32, may be memory-mapped. Rows of images that could not be decoded may
+            hold anything: no sampler should ask for them.
+
+    Raises:
+        ConfigError: an array of another shape or type.
+
+    Example:
+        >>> len(of_rows(np.zeros((5, 2), np.float32)))
+        5
+    """
+    if values.ndim != 2 or values.dtype != np.float32:
+        raise ConfigError(
+            f"rows of shape {values.shape} and type {values.dtype}; expected (N, D) float32. Give "
+            "one row of features an image, as astype(numpy.float32)."
+        )
+    return _Resident(values)
 
 
 def cached(
@@ -88,7 +121,7 @@ def cached(
     Raises:
         RunError: the file cannot be written.
     """
-    return _Resident(decode_images(images, size, path=path, threads=threads, progress=progress))
+    return resident(decode_images(images, size, path=path, threads=threads, progress=progress))
 
 
 def streamed(images: ImageSet, size: int, *, threads: int | None = None) -> Source:
@@ -111,16 +144,9 @@ def streamed(images: ImageSet, size: int, *, threads: int | None = None) -> Sour
 
 
 class _Resident:
-    """See `resident`."""
+    """See `resident` and `of_rows`."""
 
-    def __init__(self, pixels: Pixels | NDArray[np.uint8] | Tensor) -> None:
-        values: Any = pixels.values if isinstance(pixels, Pixels) else pixels
-        if values.ndim != 4 or values.shape[1] != 3 or str(values.dtype)[-5:] != "uint8":
-            raise ConfigError(
-                f"pixels of shape {tuple(values.shape)} and type {values.dtype}; expected "
-                "(N, 3, S, S) uint8."
-            )
-        reasons = pixels.reasons if isinstance(pixels, Pixels) else ()
+    def __init__(self, values: Any, reasons: Sequence[str | None] = ()) -> None:
         self.broken = {row: reason for row, reason in enumerate(reasons) if reason is not None}
         self._is_broken = np.zeros(len(values), bool)
         self._is_broken[list(self.broken)] = True
@@ -275,7 +301,7 @@ def with_stand_ins(
 
 
 def _copied_ahead(
-    batches: Generator[tuple[NDArray[np.int64], NDArray[np.uint8]], None, None],
+    batches: Generator[tuple[NDArray[np.int64], NDArray[Any]], None, None],
     device: torch.device,
 ) -> Fetched:
     """Batches on the device, made and copied by a thread while the step before is at work."""
@@ -296,7 +322,7 @@ def _copied_ahead(
 
 
 def _copied(
-    batches: Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]], device: torch.device
+    batches: Iterator[tuple[NDArray[np.int64], NDArray[Any]]], device: torch.device
 ) -> Generator[tuple[Tensor, Tensor, torch.cuda.Event], None, None]:
     """Copy on a stream of their own, so that copies and steps overlap."""
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -328,9 +354,10 @@ def _sent(values: NDArray[Any], device: torch.device) -> Tensor:
     return here.pin_memory().to(device, non_blocking=True)
 
 
-def _upload(values: NDArray[np.uint8], device: torch.device) -> Tensor:
+def _upload(values: NDArray[Any], device: torch.device) -> Tensor:
     """Copy piece by piece: a memory-mapped array does not pass through memory as a whole."""
-    there = torch.empty(values.shape, dtype=torch.uint8, device=device)
+    dtype = torch.from_numpy(np.array(values[:1])).dtype
+    there = torch.empty(values.shape, dtype=dtype, device=device)
     step = max(1, _COPIED_AT_ONCE // max(1, values[:1].nbytes))
     for first in range(0, len(values), step):
         there[first : first + step] = torch.from_numpy(np.array(values[first : first + step]))

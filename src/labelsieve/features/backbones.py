@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 
 from labelsieve.data.augment import IMAGENET, Normalization
 from labelsieve.errors import ConfigError, did_you_mean, import_extra
+from labelsieve.features.inception import inception_resnet_v2, inception_resnet_v2_tf
 from labelsieve.features.resnets import (
     cifar_resnet18,
     mean_over_places,
     narrow_resnet18,
     preact_resnet18,
     resnet50,
+    small_preact,
     stl_resnet18,
 )
 from labelsieve.features.small_nets import DictionaryNet
@@ -35,9 +38,13 @@ _PREFIX = "timm:"
 _BY_NAME: dict[str, Callable[[], nn.Module]] = {
     "cifar-resnet18": cifar_resnet18,
     "dictionary-net": DictionaryNet,
+    "inception-resnet-v2": inception_resnet_v2,
+    "inception-resnet-v2-tf": inception_resnet_v2_tf,
     "narrow-resnet18": narrow_resnet18,
     "preact-resnet18": preact_resnet18,
+    "preact-resnet18-identity": partial(preact_resnet18, identity=True),
     "resnet50": resnet50,
+    "small-preact": small_preact,
     "stl-resnet18": stl_resnet18,
 }
 
@@ -98,7 +105,8 @@ def network(
     Args:
         name: such as "cifar-resnet18"; a wrong one gets the near ones named. For others settings
             make the class itself, such as `ResNet(ResNetShape(...))`.
-        weights: a file of its parameters; for resnet50 also torchvision's, timm's or MoCo's.
+        weights: a file of its parameters; for resnet50 also torchvision's, timm's or MoCo's, for
+            inception-resnet-v2-tf also timm's.
         pixels: (N, 3, S, S), that a dictionary-net learns its first layer from; needed unless there
             are weights, and not used by others.
         rows: which of them, such as those that could be decoded; all by default.

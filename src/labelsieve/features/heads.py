@@ -62,8 +62,13 @@ def simclr_head(n_features: int) -> ProjectionHead:
 
 
 def sncf_head(n_features: int) -> ProjectionHead:
-    """Three layers with batch norm, hidden ones four times as wide: 512-2048-2048-128 in SNCF."""
-    return ProjectionHead(Projection(n_features, 4 * n_features, n_layers=3, batch_norm=True))
+    """Three layers with batch norm, hidden ones four times as wide, but at most 3,072.
+
+    So both of SNCF's come out: 512-2048-2048-128, and 1536-3072-3072-128 on an Inception-ResNet,
+    where a bias that the batch norm after it takes out again is left out.
+    """
+    n_hidden = min(4 * n_features, 3072)
+    return ProjectionHead(Projection(n_features, n_hidden, n_layers=3, batch_norm=True))
 
 
 def moco_head(n_features: int) -> ProjectionHead:

@@ -111,6 +111,16 @@ def clean_of(size: int, normalization: Normalization) -> Callable[[Tensor], Tens
     return lambda images: clean_view(images, size, normalization)
 
 
+def middle_of(size: int, normalization: Normalization) -> Callable[[Tensor], Tensor]:
+    """The middle of images as they are, so many pixels of it: at the scale of `weak_view`."""
+
+    def view(images: Tensor) -> Tensor:
+        top, left = (max(0, side - size) // 2 for side in images.shape[2:])
+        return clean_view(images[:, :, top : top + size, left : left + size], size, normalization)
+
+    return view
+
+
 @contextmanager
 def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
     """Training or evaluation mode for a while; then every part has the mode it had."""

@@ -12,6 +12,7 @@ They differ in who is an anchor a, who is a candidate c, and in t:
     info_nce_queue           queries against their keys and a queue of older keys; the own key
     supervised_contrastive   all rows against all rows but itself; those of the same label
     guided_contrastive       the first views against the second views; those of the same group
+    interpolated_contrastive the same, the less sure the group the more only itself
 
 Logits and losses stay in log space. Half-precision input is brought to float32 and autocast is off
 for the similarities, so that bfloat16 costs only the rounding of the projections; float64 stays.
@@ -324,6 +325,55 @@ def guided_contrastive(
         raise DataError(f"groups is {_shape(groups)}; expected ({len(first_mixed)},).")
     shared = (groups[:, None] == groups) & (groups >= 0)  # (B, B)
     targets = _identity(first_mixed).masked_fill(shared, 1)
+    targets = mixed_targets(targets, permutation, factor)
+    return soft_n_pairs(first_mixed, second, targets, temperature)
+
+
+def interpolated_contrastive(
+    first_mixed: Tensor,
+    second: Tensor,
+    groups: Tensor,
+    weights: Tensor,
+    permutation: Tensor,
+    factor: float,
+    temperature: float = 0.2,
+) -> Tensor:
+    """Positives shared within a group as far as the groups are sure, else only the own image.
+
+    Source: P. Albert et al., "Is your noise correction noisy? PLS: robustness to label noise with
+    two stage detection", WACV 2023, between supervised and unsupervised contrastive learning by the
+    weight of a guess, in the form of its authors' code::
+
+        e_ij = w_i w_j [i and j share a group] + (1 - w_i) (1 - w_j) [i = j]
+        E_ij = lambda e_ij + (1 - lambda) e_o(i)j
+        L = mean_i [ - sum_j E_ij log softmax_j(s_ij) / sum_j E_ij ]
+
+    A pair counts by the doubts about both. An image of weight 0 is only its own positive, and no
+    positive of others.
+
+    Args:
+        first_mixed: (B, P) unit-norm, of pixels lambda x_i + (1 - lambda) x_o(i).
+        second: (B, P) unit-norm, of second views that are not mixed.
+        groups: (B,) int64, such as `contrast_groups` gives; below 0: no positive but itself.
+        weights: (B,) in [0, 1], how sure it is that an image is of its group.
+        permutation: (B,) int64, o, of the whole batch.
+        factor: lambda in [0, 1]; 1 where nothing is mixed.
+        temperature: > 0. PLS uses 0.2.
+
+    Returns:
+        scalar; log B where all rows are equal, `guided_contrastive` where all weights are 1,
+        `n_pairs_mixed` where all are 0.
+    """
+    if not groups.shape == weights.shape == first_mixed.shape[:1]:
+        raise DataError(
+            f"groups are {_shape(groups)} and weights {_shape(weights)}; expected "
+            f"({len(first_mixed)},)."
+        )
+    own = _identity(first_mixed)  # (B, B)
+    sure = weights.to(own)
+    shared = (groups[:, None] == groups) & (groups >= 0)
+    together, alone = sure[:, None] * sure, (1 - sure)[:, None] * (1 - sure)
+    targets = own.masked_fill(shared, 1) * together + own * alone
     targets = mixed_targets(targets, permutation, factor)
     return soft_n_pairs(first_mixed, second, targets, temperature)
 

@@ -66,7 +66,8 @@ class Pretrain:
     """How a network is pretrained. Defaults: SimCLR on CIFAR-10, as SCAN has it."""
 
     network: Literal[
-        "cifar-resnet18", "narrow-resnet18", "stl-resnet18", "preact-resnet18", "resnet50",
+        "cifar-resnet18", "narrow-resnet18", "stl-resnet18", "preact-resnet18",
+        "preact-resnet18-identity", "small-preact", "resnet50", "inception-resnet-v2",
         "dictionary-net",
     ] = "cifar-resnet18"  # fmt: skip
     head: Literal["simclr", "sncf", "moco", "small"] = "simclr"

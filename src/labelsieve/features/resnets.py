@@ -48,10 +48,15 @@ class PreActShape:
     # False: what the noisy-label papers train. Where shapes match, their blocks add the activated
     # input and not the input; the stem has a batch norm and a ReLU, and none stands at the end.
     identity: bool = False
+    stem_width: int = 0  # channels of the first convolution; 0: as many as of the first stage
+    stem_stride: int = 1  # of the first convolution
     normalization: Normalization = CIFAR10
 
     def __post_init__(self) -> None:
         check_stages("depths", self.widths, self.depths)
+        for name, least in (("stem_width", 0), ("stem_stride", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected {least} or more.")
 
 
 class ResNet(nn.Module):
@@ -82,7 +87,7 @@ class ResNet(nn.Module):
             self.stages.append(f"layer{place + 1}")
             self.add_module(self.stages[-1], nn.Sequential(*blocks))
         self.n_features = n_in
-        _initialize(self)
+        initialize(self)
 
     def all_maps(self, images: Tensor) -> list[Tensor]:
         """What each stage gives, (B, D, h, w) of its own D, h and w."""
@@ -161,8 +166,8 @@ class PreActResNet(nn.Module):
         super().__init__()
         self.settings = settings = settings or PreActShape()
         self.normalization = settings.normalization
-        n_in = settings.widths[0]
-        self.conv1 = Convolution(3, n_in, 3)
+        n_stem = n_in = settings.stem_width or settings.widths[0]
+        self.conv1 = Convolution(3, n_stem, 3, settings.stem_stride)
         stages = []
         for place, (width, depth) in enumerate(zip(settings.widths, settings.depths, strict=True)):
             blocks = []
@@ -173,9 +178,9 @@ class PreActResNet(nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
         # before the stages in the papers' network, after them in He et al.'s
-        self.norm = nn.BatchNorm2d(n_in if settings.identity else settings.widths[0])
+        self.norm = nn.BatchNorm2d(n_in if settings.identity else n_stem)
         self.n_features = n_in
-        _initialize(self)
+        initialize(self)
 
     def all_maps(self, images: Tensor) -> list[Tensor]:
         """What each stage gives, (B, D, h, w) of its own D, h and w."""
@@ -241,9 +246,27 @@ def stl_resnet18() -> ResNet:
     return ResNet(ResNetShape(stem="middle", normalization=IMAGENET))
 
 
-def preact_resnet18() -> PreActResNet:
-    """The network of DivideMix, SNCF and the papers they compare with: 11.17 million parameters."""
-    return PreActResNet()
+def preact_resnet18(identity: bool = False) -> PreActResNet:
+    """The network of DivideMix, SNCF and the papers they compare with: 11.17 million parameters.
+
+    Args:
+        identity: He et al.'s instead, by name "preact-resnet18-identity": nearly as many
+            parameters, and not to be compared with the papers' numbers. See `PreActShape`.
+    """
+    return PreActResNet(PreActShape(identity=identity))
+
+
+def small_preact() -> PreActResNet:
+    """He et al.'s blocks in a network that learns in minutes on a CPU: 0.30 million parameters.
+
+    Half the resolution from the first convolution on, three blocks, 128 features. With SNCF's
+    projection head and a classifier of four classes it has 0.70 million.
+    """
+    return PreActResNet(
+        PreActShape(
+            widths=(32, 64, 128), depths=(1, 1, 1), identity=True, stem_width=16, stem_stride=2
+        )
+    )
 
 
 def resnet50() -> ResNet:
@@ -271,6 +294,13 @@ def check_stages(name: str, widths: tuple[int, ...], others: tuple[int, ...]) ->
         )
 
 
+def initialize(network: nn.Module) -> None:
+    """He et al. 2015, by what goes out. Batch norms start at gain 1, also the last of a block."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
 def _pool(stem: Stem) -> nn.Module:
     """What follows the first convolution."""
     if stem == "small":
@@ -285,10 +315,3 @@ def _projection(n_in: int, n_out: int, stride: int) -> nn.Sequential | None:
     if stride == 1 and n_in == n_out:
         return None
     return nn.Sequential(Convolution(n_in, n_out, 1, stride), nn.BatchNorm2d(n_out))
-
-
-def _initialize(network: nn.Module) -> None:
-    """He et al. 2015, by what goes out. Batch norms start at gain 1, also the last of a block."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -15,7 +15,9 @@ from labelsieve.config import to_dict
 from labelsieve.data.augment import Normalization
 from labelsieve.errors import ConfigError, did_you_mean
 from labelsieve.features.heads import Classes, Classifier, ClusterHeads, Projection, ProjectionHead
+from labelsieve.features.inception import InceptionResNet, InceptionShape
 from labelsieve.features.resnets import PreActResNet, PreActShape, ResNet, ResNetShape
+from labelsieve.features.rows import Rows, Width
 from labelsieve.features.small_nets import DictionaryNet, DictionaryShape
 from labelsieve.features.weights import digest, drawn_from, load_strict, read_state
 from labelsieve.files import atomic, write_json
@@ -34,7 +36,9 @@ class _Architecture(NamedTuple):
 _ARCHITECTURES = {
     "resnet": _Architecture(ResNet, ResNetShape, ResNet),
     "preact-resnet": _Architecture(PreActResNet, PreActShape, PreActResNet),
+    "inception-resnet": _Architecture(InceptionResNet, InceptionShape, InceptionResNet),
     "dictionary-net": _Architecture(DictionaryNet, DictionaryShape, DictionaryNet),
+    "rows": _Architecture(Rows, Width, lambda width: Rows(width.n_features)),
     "projection-head": _Architecture(ProjectionHead, Projection, ProjectionHead),
     "classifier": _Architecture(
         Classifier, Classes, lambda classes: Classifier(classes.n_features, classes.n_classes)

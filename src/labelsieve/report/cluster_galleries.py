@@ -5,7 +5,6 @@ Copies of an image that is there already are not shown twice.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from labelsieve.clusters import Clusters
 from labelsieve.report.cluster_scores import ClusterScores
+from labelsieve.report.galleries import in_turn
 from labelsieve.report.template import middle
 
 N_CARDS = 1000  # clusters with pictures, the largest
@@ -180,12 +180,8 @@ def _doubts(clusters: Clusters) -> tuple[tuple[Doubt, ...], int]:
     margin = clusters.probabilities[:, 0] - clusters.probabilities[:, 1]
     torn = np.flatnonzero((margin < DOUBTFUL) & (clusters.duplicate_of < 0))
     ranked = torn[np.argsort(margin[torn], kind="stable")][:_N_RANKED]
-    seen: Counter[tuple[int, ...]] = Counter()
-    turns = np.zeros(len(ranked), np.int64)
-    for i, row in enumerate(ranked):
-        turns[i] = seen[pair := tuple(np.sort(clusters.choices[row, :2]).tolist())]
-        seen[pair] += 1
-    chosen = np.sort(np.argsort(turns, kind="stable")[:N_DOUBTFUL])
+    pairs = map(tuple, np.sort(clusters.choices[ranked, :2], axis=1).tolist())
+    chosen = in_turn(pairs, N_DOUBTFUL)
     return tuple(_doubt(clusters, int(row)) for row in ranked[chosen]), len(torn)
 
 

@@ -122,7 +122,7 @@ def write_cluster_page(
         values,
         source=images.source,
         about=about,
-        styles=("page.css", "clusters.css"),
+        styles=("page.css", "charts.css", "clusters.css"),
         scripts=("nav.js", "clusters.js"),
     )
     with atomic(path) as partial:

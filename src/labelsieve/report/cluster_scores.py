@@ -24,6 +24,7 @@ from sklearn.metrics import (
     normalized_mutual_info_score,
 )
 
+from labelsieve.choices import in_common
 from labelsieve.clusters import Clusters, Part
 from labelsieve.data.labels import sort_names
 from labelsieve.errors import DataError
@@ -309,18 +310,9 @@ def seed_agreement(runs: Sequence[Clusters]) -> float:
 
 
 def _agreement(first: Clusters, second: Clusters) -> float:
-    a, b = first.cluster, second.cluster
-    if first.image != second.image:
-        rows = {name: row for row, name in enumerate(second.image)}
-        place = np.array([rows.get(name, -1) for name in first.image], np.int64)
-        b = np.where(place >= 0, b[place], -1) if len(b) else np.full(len(a), -1, np.int64)
-    both = (a >= 0) & (b >= 0)
-    if not both.any():
-        raise DataError(
-            "two of the runs have no image in common that both could read. "
-            "Compare runs on the same images."
-        )
-    return float(adjusted_rand_score(a[both], b[both]))
+    return float(
+        adjusted_rand_score(*in_common(first.image, first.cluster, second.image, second.cluster))
+    )
 
 
 def _hungarian(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -17,13 +14,17 @@ from labelsieve.clusters import Clusters, Part
 from labelsieve.report.cluster_evaluation import ClusterEvaluation
 from labelsieve.report.cluster_scores import ClusterScores
 from labelsieve.report.table import percent
+from labelsieve.report.terminal_tables import (
+    LOOK,
+    TableOrLines,
+    in_blocks,
+    short,
+    warning_lines,
+)
 
 N_ROWS = 20  # clusters shown; what is left out is counted in the last line
-NAME_CELLS = 28
-LEAST_NAME_CELLS = 8
 _TITLE = "Against the truth"
 
-_LOOK: dict[str, Any] = {"box": None, "pad_edge": False, "title_justify": "left", "expand": False}
 _HEADINGS = {
     "accuracy": "ACC",
     "top5": "top-5",
@@ -38,14 +39,11 @@ _SHARES = ("accuracy", "top5", "majority_accuracy", "majority_train_accuracy")
 
 def terminal_clusters(clusters: Clusters) -> RenderableType:
     """What was found, in a table that fits a terminal whatever the number of clusters."""
-    warnings = [Text.assemble(("warning  ", "bold yellow"), w) for w in clusters.warnings]
-    blocks = [
-        Group(*warnings) if warnings else None,
+    return in_blocks(
+        warning_lines(clusters.warnings),
         _size_table(clusters),
         Group(*(Text(remark) for remark in _remarks(clusters))),
-    ]
-    shown = [block for block in blocks if block is not None]
-    return Group(shown[0], *(part for block in shown[1:] for part in (Text(), block)))
+    )
 
 
 def terminal_cluster_scores(scores: Mapping[str, Mapping[str, ClusterScores]]) -> RenderableType:
@@ -71,31 +69,10 @@ def terminal_evaluation(found: ClusterEvaluation) -> RenderableType:
     return Group(*blocks)
 
 
-@dataclass(frozen=True)
-class _TableOrLines:
-    """A table where there is room for its figures, else sentences; figures are never cut off."""
-
-    table: Table  # the texts of its first column may be cut down to some cells
-    lines: list[Text]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        names = self.table.columns[0]
-        names.width = None  # as it was printed before, in a terminal of another width
-        longest = max(cell_len(str(cell)) for cell in names.cells)
-        natural = console.measure(self.table, options=options.update(max_width=1000)).maximum
-        room = options.max_width - (natural - longest)
-        if room >= min(longest, LEAST_NAME_CELLS):
-            names.width = min(longest, room)
-            yield self.table
-        else:
-            yield Text(str(self.table.title), style="italic")
-            yield from self.lines
-
-
-def _score_table(lines: list[tuple[str, str, ClusterScores]]) -> _TableOrLines:
+def _score_table(lines: list[tuple[str, str, ClusterScores]]) -> TableOrLines:
     """Rows of name, part and scores."""
     names = [n for n in _HEADINGS if any(getattr(one, n) is not None for *_, one in lines)]
-    table = Table(title=f"{_TITLE}; ACC, top-5 and majority in %", **_LOOK)
+    table = Table(title=f"{_TITLE}; ACC, top-5 and majority in %", **LOOK)
     table.add_column("", overflow="ellipsis", no_wrap=True)
     table.add_column("part", no_wrap=True)
     for heading in ("images", *(_HEADINGS[name] for name in names)):
@@ -103,17 +80,17 @@ def _score_table(lines: list[tuple[str, str, ClusterScores]]) -> _TableOrLines:
     sentences = []
     for row, part, one in lines:
         figures = [_figure(name, getattr(one, name)) for name in names]
-        table.add_row(_short(row), part, f"{one.n_scored:,}", *figures)
+        table.add_row(short(row), part, f"{one.n_scored:,}", *figures)
         said = [f"{_HEADINGS[n]} {figure}" for n, figure in zip(names, figures, strict=True)]
         sentences.append(
-            Text.assemble(_short(row), f", {part} ({one.n_scored:,}): {', '.join(said)}")
+            Text.assemble(short(row), f", {part} ({one.n_scored:,}): {', '.join(said)}")
         )
-    return _TableOrLines(table, sentences)
+    return TableOrLines(table, sentences)
 
 
 def _size_table(clusters: Clusters) -> Table:
     counts = clusters.counts()
-    table = Table(title=f"{len(clusters):,} images in {len(counts):,} clusters", **_LOOK)
+    table = Table(title=f"{len(clusters):,} images in {len(counts):,} clusters", **LOOK)
     table.add_column("cluster", no_wrap=True)
     table.add_column("images", justify="right", no_wrap=True)
     table.add_column("share", justify="right", no_wrap=True)
@@ -123,7 +100,7 @@ def _size_table(clusters: Clusters) -> Table:
     for c in order[:N_ROWS].tolist():
         n_images = int(counts[c])
         table.add_row(
-            _short(clusters.names[c]),
+            short(clusters.names[c]),
             f"{n_images:,}",
             percent(n_images / counts.sum() if counts.sum() else None),
             f"{means[c]:.2f}" if n_images else "–",
@@ -166,9 +143,9 @@ def _remarks(clusters: Clusters) -> list[str]:
     return remarks
 
 
-def _spread_table(found: ClusterEvaluation) -> _TableOrLines:
+def _spread_table(found: ClusterEvaluation) -> TableOrLines:
     """A line for each measure: with ± the figures need room, and there are few parts."""
-    table = Table(title=f"Mean ± standard deviation over {len(found.runs)} runs", **_LOOK)
+    table = Table(title=f"Mean ± standard deviation over {len(found.runs)} runs", **LOOK)
     table.add_column("", no_wrap=True)
     for part in found.over_runs:
         table.add_column(part, justify="right", no_wrap=True)
@@ -180,7 +157,7 @@ def _spread_table(found: ClusterEvaluation) -> _TableOrLines:
             table.add_row(heading, *shown)
             said = [f"{part} {each}" for part, each in zip(found.over_runs, shown, strict=True)]
             sentences.append(Text(f"{heading}: {', '.join(said)}"))
-    return _TableOrLines(table, sentences)
+    return TableOrLines(table, sentences)
 
 
 def _notes(scores: Mapping[str, Mapping[str, ClusterScores]]) -> list[str]:
@@ -224,9 +201,3 @@ def _spread(name: str, mean: float, std: float) -> str:
     if name in _SHARES:
         return f"{100 * mean:.1f} ± {100 * std:.1f} %"
     return f"{mean:.3f} ± {std:.3f}"
-
-
-def _short(name: str) -> Text:
-    text = Text(name)
-    text.truncate(NAME_CELLS, overflow="ellipsis")
-    return text

@@ -1,8 +1,9 @@
-"""True classes against clusters, for the heat map of the cluster page."""
+"""True classes against what they were taken for, clusters or classes, as the pages' heat maps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,23 +51,48 @@ class ClassMap:
 
 
 def class_map(scores: ClusterScores) -> ClassMap:
-    """Lay out the confusion matrix; of many classes, those that were found worst."""
-    counts, owner = scores.confusion, owners(scores)
+    """Lay out the confusion matrix of clusters; of many classes, those that were found worst."""
+    found = _Confusion(scores.confusion, owners(scores), scores.class_names, scores.column_order())
+    return _class_map(found)
+
+
+def predicted_map(confusion: NDArray[np.int64], class_names: tuple[str, ...]) -> ClassMap:
+    """The same of predicted classes, where a column is the class of its row.
+
+    Args:
+        confusion: (C, C) images, row the true class, column the predicted.
+        class_names: (C,).
+    """
+    itself = np.arange(len(class_names))
+    return _class_map(_Confusion(confusion, itself, class_names, itself))
+
+
+class _Confusion(NamedTuple):
+    """What there is to lay out."""
+
+    counts: NDArray[np.int64]  # (G, C) images of each class in each column
+    owner: NDArray[np.int64]  # (C,) the class of each column, -1 none
+    class_names: tuple[str, ...]  # (G,)
+    order: NDArray[np.int64]  # (C,) of the columns
+
+
+def _class_map(found: _Confusion) -> ClassMap:
+    counts, owner = found.counts, found.owner
     totals = counts.sum(axis=1)
     right = counts * (owner[None, :] == np.arange(len(counts))[:, None])
     shares = right.sum(axis=1) / np.maximum(totals, 1)
     known = np.flatnonzero(totals)
     worst = known[np.argsort(shares[known], kind="stable")]
     rows = np.sort(worst[:N_CLASSES])
-    columns, n_others = _columns(scores, owner, rows)
+    columns, n_others = _columns(found, rows)
     return ClassMap(
-        classes=tuple(scores.class_names[g] for g in rows),
+        classes=tuple(found.class_names[g] for g in rows),
         clusters=tuple(columns.tolist()),
         cells=_cells(counts[rows], totals[rows], columns, owner[columns], rows),
         n_classes=len(known),
         n_other_clusters=n_others,
         worst=tuple(
-            _found(scores, owner, int(g), float(shares[g]), int(totals[g])) for g in worst[:N_WORST]
+            _found(found, int(g), float(shares[g]), int(totals[g])) for g in worst[:N_WORST]
         ),
     )
 
@@ -76,16 +102,14 @@ def owners(scores: ClusterScores) -> NDArray[np.int64]:
     return np.where(scores.mapping >= 0, scores.mapping, majority_of_counts(scores.confusion))
 
 
-def _columns(
-    scores: ClusterScores, owner: NDArray[np.int64], rows: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], int]:
-    """The clusters to show, and how many others hold images of the classes in `rows`."""
-    held = scores.confusion[rows].sum(axis=0)
-    own = np.isin(owner, rows) & (held > 0)
+def _columns(found: _Confusion, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    """The columns to show, and how many others hold images of the classes in `rows`."""
+    held = found.counts[rows].sum(axis=0)
+    own = np.isin(found.owner, rows) & (held > 0)
     ranked = np.lexsort((-held, ~own))  # those of the classes first, then what took most of them
     ranked = ranked[held[ranked] > 0]
     shown = set(ranked[:N_CLUSTERS].tolist())
-    ordered = [c for c in scores.column_order().tolist() if c in shown]
+    ordered = [c for c in found.order.tolist() if c in shown]
     return np.array(ordered, np.int64), len(ranked) - len(ordered)
 
 
@@ -114,10 +138,8 @@ def _cells(
     )  # fmt: skip
 
 
-def _found(
-    scores: ClusterScores, owner: NDArray[np.int64], g: int, share: float, n_images: int
-) -> FoundClass:
-    elsewhere = np.where(owner == g, 0, scores.confusion[g])
+def _found(found: _Confusion, g: int, share: float, n_images: int) -> FoundClass:
+    elsewhere = np.where(found.owner == g, 0, found.counts[g])
     most = int(elsewhere.argmax()) if elsewhere.any() else -1
     strayed = float(elsewhere[most] / n_images) if most >= 0 else 0.0
-    return FoundClass(scores.class_names[g], n_images, share, most, strayed)
+    return FoundClass(found.class_names[g], n_images, share, most, strayed)

@@ -132,9 +132,9 @@ def scale(values: Sequence[float], *, whole: bool = False) -> Scale:
 def charts_of(epochs: Sequence[Mapping[str, Any]], n_clusters: int) -> tuple[Chart, ...]:
     """The charts of one training phase, as far as its log has their values."""
     found = (
-        _loss(epochs),
+        loss_chart(epochs),
         _validation(epochs),
-        _shares(epochs, "Learned from", LEARNED, "Of the images, at the end"),
+        shares_chart(epochs, "Learned from", LEARNED, "Of the images, at the end"),
         _shares(
             epochs, "Confident", CONFIDENT, "Of the held-out images' probabilities, at the end"
         ),
@@ -178,42 +178,42 @@ def evidence_chart(evidence: Evidence) -> Chart:
     )
 
 
-def _loss(epochs: Sequence[Mapping[str, Any]]) -> Chart | None:
-    points = _points(epochs, "loss")
+def loss_chart(epochs: Sequence[Mapping[str, Any]]) -> Chart | None:
+    points = points_of(epochs, "loss")
     if not points:
         return None
     n = len(epochs)
     first, last = _text(points[0][1]), _text(points[-1][1])
     sentence = f"{first} in one epoch." if n == 1 else f"From {first} to {last} in {n:,} epochs."
-    return _chart("Training loss", sentence, [("loss", "first", points)])
+    return epochs_chart("Training loss", sentence, [("loss", "first", points)])
 
 
 def _validation(epochs: Sequence[Mapping[str, Any]]) -> Chart | None:
-    points = _points(epochs, "valid_loss")
+    points = points_of(epochs, "valid_loss")
     if not points:
         return None
     best = min(points, key=lambda point: point[1])
     sentence = f"Lowest, {_text(best[1])}, at epoch {best[0]:,.0f} of {len(epochs):,}."
     rules: tuple[tuple[float, str], ...] = ()
-    gaps = _points(epochs, "valid_gap")
+    gaps = points_of(epochs, "valid_gap")
     if len(gaps) == len(points):
         least = points[0][1] - gaps[0][1]
         rules = ((least, "the least there can be"),)
         sentence += f" The least there can be is {_text(least)}; a wide gap to it is a bad sign."
     lines = [("validation loss", "first", points)]
-    return _chart("Validation loss", sentence, lines, rules=rules, mark=(best[0], "lowest"))
+    return epochs_chart("Validation loss", sentence, lines, rules=rules, mark=(best[0], "lowest"))
 
 
-def _shares(
+def shares_chart(
     epochs: Sequence[Mapping[str, Any]], title: str, words: Mapping[str, str], of: str
 ) -> Chart | None:
     """Some shares of the images, in one chart."""
     kinds = dict(zip(words, KINDS, strict=False))
-    series = {key: points for key in words if (points := _points(epochs, key))}
+    series = {key: points for key in words if (points := points_of(epochs, key))}
     if not series:
         return None
     last = [f"{round(100 * points[-1][1])} % {words[key]}" for key, points in series.items()]
-    return _chart(
+    return epochs_chart(
         title,
         f"{of} {', '.join(last)}.",
         [(words[key], kinds[key], points) for key, points in series.items()],
@@ -223,7 +223,7 @@ def _shares(
 
 
 def _used(epochs: Sequence[Mapping[str, Any]], n_clusters: int) -> Chart | None:
-    points = _points(epochs, "used_clusters")
+    points = points_of(epochs, "used_clusters")
     if not points:
         return None
     last, fewest = points[-1][1], min(points, key=lambda point: point[1])
@@ -234,10 +234,10 @@ def _used(epochs: Sequence[Mapping[str, Any]], n_clusters: int) -> Chart | None:
     lines = [("used clusters", "first", points)]
     y = scale([0.0, float(n_clusters)], whole=True)
     rules = ((float(n_clusters), "all"),)
-    return _chart("Used clusters", sentence, lines, y=y, rules=rules)
+    return epochs_chart("Used clusters", sentence, lines, y=y, rules=rules)
 
 
-def _chart(
+def epochs_chart(
     title: str,
     sentence: str,
     series: Sequence[tuple[str, str, list[tuple[float, float]]]],
@@ -257,7 +257,7 @@ def _chart(
     return Chart(title, sentence, "epoch", x, y, lines, NARROW, is_share, rules, mark)
 
 
-def _points(epochs: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+def points_of(epochs: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
     """(epoch, counted from 1, value), of the epochs whose value is a finite number."""
     found = [(line.get("epoch", i) + 1, line.get(key)) for i, line in enumerate(epochs)]
     return [(float(e), float(v)) for e, v in found if v is not None and math.isfinite(v)]

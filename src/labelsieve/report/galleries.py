@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,16 +129,32 @@ def choose(findings: Findings) -> Galleries:
     )
 
 
+def in_turn(keys: Iterable[Hashable], n_shown: int) -> NDArray[np.int64]:
+    """Which of a ranking to show: the first of each key in turn, until there are enough.
+
+    Args:
+        keys: of the ranked, the first first.
+        n_shown: at most.
+
+    Returns:
+        places in the ranking, rising.
+
+    Example:
+        >>> in_turn("aaab", 2).tolist()
+        [0, 3]
+    """
+    seen: Counter[Hashable] = Counter()
+    turns = []
+    for key in keys:
+        turns.append(seen[key])
+        seen[key] += 1
+    return np.sort(np.argsort(np.array(turns, np.int64), kind="stable")[:n_shown])
+
+
 def _spread(findings: Findings, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """The surest of each given class in turn until there are enough; the surest of all first."""
     ranked = _surest(findings, rows, Verdict.MISLABELED)
-    seen: Counter[int] = Counter()
-    turns = np.zeros(len(ranked), np.int64)
-    for i, row in enumerate(ranked):
-        turns[i] = seen[label := int(findings.label[row])]
-        seen[label] += 1
-    chosen = np.sort(np.argsort(turns, kind="stable")[:N_MISLABELED])
-    return ranked[chosen]
+    return ranked[in_turn(findings.label[ranked].tolist(), N_MISLABELED)]
 
 
 def _surest(findings: Findings, rows: NDArray[np.int64], verdict: Verdict) -> NDArray[np.int64]:

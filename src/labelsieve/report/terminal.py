@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from rich.cells import cell_len
@@ -23,6 +22,7 @@ from labelsieve.report.table import (
     top_confusions,
     worst_classes,
 )
+from labelsieve.report.terminal_tables import LOOK, in_blocks, short, warning_lines
 
 N_ROWS = 15  # of a table; what is left out is counted in its last line
 BAR_CELLS = 12
@@ -38,23 +38,20 @@ STYLES = {
 
 def terminal_summary(findings: Findings) -> RenderableType:
     """What the audit found, in tables that fit a terminal whatever the number of classes."""
-    warnings = [Text.assemble(("warning  ", "bold yellow"), w) for w in findings.warnings]
     confusions = top_confusions(findings, n_rows=5)
     remarks = _remarks(findings)
-    blocks = [
-        Group(*warnings) if warnings else None,
-        _verdict_table(findings),
+    return in_blocks(
+        warning_lines(findings.warnings),
+        verdict_table(findings),
         _NoiseTable(tuple(worst_classes(findings))) if findings.noise_rates else None,
         _confusion_table(findings, confusions) if confusions else None,
         Group(*remarks) if remarks else None,
-    ]
-    shown = [block for block in blocks if block is not None]
-    return Group(shown[0], *(part for block in shown[1:] for part in (Text(), block)))
+    )
 
 
 def terminal_scores(scores: Scores) -> RenderableType:
     """Precision, recall and the rest against the truth, for the terminal."""
-    table = Table(title=f"Against the truth, {scores.n_scored:,} images", **_LOOK)
+    table = Table(title=f"Against the truth, {scores.n_scored:,} images", **LOOK)
     table.add_column("")
     for heading in ("true", "found", "precision", "recall", "F1", "AUROC", "avg. precision"):
         table.add_column(heading, justify="right")
@@ -74,22 +71,22 @@ def terminal_scores(scores: Scores) -> RenderableType:
     return Group(table, *(Text(note, style="dim") for note in notes))
 
 
-_LOOK: dict[str, Any] = {"box": None, "pad_edge": False, "title_justify": "left", "expand": False}
-
-
-def _verdict_table(findings: Findings) -> Table:
+def verdict_table(findings: Findings, before: Findings | None = None) -> Table:
+    """How many images got each verdict; `before`, as other findings say of the same images."""
     table = Table(
-        title=f"{len(findings):,} images in {len(findings.class_names):,} classes", **_LOOK
+        title=f"{len(findings):,} images in {len(findings.class_names):,} classes", **LOOK
     )
     table.add_column("verdict", no_wrap=True)
-    table.add_column("images", justify="right", no_wrap=True)
+    for heading in ("images",) if before is None else ("audited", "trained"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("share", justify="right", no_wrap=True)
     table.add_column("meaning", style="dim")
     for verdict in Verdict:
         n_images = findings.count(verdict)
+        counts = [n_images] if before is None else [before.count(verdict), n_images]
         table.add_row(
             Text(verdict.name.lower(), STYLES[verdict]),
-            f"{n_images:,}",
+            *(f"{n:,}" for n in counts),
             percent(n_images / len(findings) if len(findings) else None),
             MEANINGS[verdict],
         )
@@ -138,7 +135,7 @@ def _kinds(rates: Sequence[NoiseRate]) -> tuple[list[_Kind], list[_Kind]]:
 
 
 def _noise_columns(rates: Sequence[NoiseRate], widths: Sequence[int], bars: bool = True) -> Table:
-    table = Table(title=_NOISE_TITLE, **_LOOK)
+    table = Table(title=_NOISE_TITLE, **LOOK)
     table.add_column("class", width=widths[0], no_wrap=True, overflow="ellipsis")
     table.add_column("images", width=widths[1], no_wrap=True, justify="right")
     table.add_column("mislabeled", width=widths[2], no_wrap=True)
@@ -167,7 +164,7 @@ def _noise_lines(rates: Sequence[NoiseRate]) -> list[Text]:
             f" ({rate.n_images:,}): mislabeled {_figures(*wrong).strip()}, "
             f"foreign {_figures(*foreign).strip()}"
         )
-        lines.append(Text.assemble(_short(rate.class_name, NAME_CELLS[1]), figures))
+        lines.append(Text.assemble(short(rate.class_name, NAME_CELLS[1]), figures))
     return lines
 
 
@@ -184,21 +181,15 @@ def _figures(share: float, interval: tuple[float, float]) -> str:
     return f"{percent(share):>7} ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})"
 
 
-def _short(name: str, n_cells: int) -> Text:
-    text = Text(name)
-    text.truncate(n_cells, overflow="ellipsis")
-    return text
-
-
 def _confusion_table(findings: Findings, confusions: Iterable[Confusion]) -> Table:
-    table = Table(title="Most frequent wrong labels", min_width=30, **_LOOK)
+    table = Table(title="Most frequent wrong labels", min_width=30, **LOOK)
     table.add_column("given", overflow="fold")
     table.add_column("suggested", overflow="fold")
     table.add_column("images", justify="right", no_wrap=True)
     for confusion in confusions:
         table.add_row(
-            _short(findings.class_names[confusion.given], 28),
-            _short(findings.class_names[confusion.suggested], 28),
+            short(findings.class_names[confusion.given], 28),
+            short(findings.class_names[confusion.suggested], 28),
             f"{confusion.n_images:,}",
         )
     return table

@@ -1,0 +1,196 @@
+"""What a trained classifier says of new images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from labelsieve.data.augment import Normalization, Weak
+from labelsieve.data.decode import Pixels
+from labelsieve.data.sources import Source
+from labelsieve.errors import ConfigError
+from labelsieve.features.heads import Classifier
+from labelsieve.features.inference import clean_outputs
+from labelsieve.features.saved import load_network, save_network
+from labelsieve.inputs import Progress
+from labelsieve.makers import GLANCE, readable_pixels, rows_of_new
+from labelsieve.methods.sncf.classify import TrainedClassifier
+from labelsieve.methods.sncf.work import image_views
+from labelsieve.records import Features, ImageSet
+from labelsieve.run import Run
+from labelsieve.runtime import Runtime
+from labelsieve.stages import SMALL, image_source
+from labelsieve.trained import in_training_format
+
+NETWORK, ROWS = "classifier", "row-classifier"  # kinds of models, in model.json
+_BLOCK = 16_384  # rows at once
+
+
+class Said(NamedTuple):
+    """What a classifier says of the images of a set that can be read."""
+
+    rows: NDArray[np.int64]  # (M,) which images those are
+    probabilities: NDArray[np.float32]  # (M, C)
+    class_names: tuple[str, ...]
+
+
+class Shown(NamedTuple):
+    """How images are shown to a network."""
+
+    image_size: int  # of the images as they are decoded, pixels
+    view_size: int  # of what the network sees, cut from their middle
+    normalization: Normalization
+
+
+def keep_classifier(
+    folder: Path, trained: TrainedClassifier, class_names: tuple[str, ...], about: Mapping[str, Any]
+) -> None:
+    """Write a trained classifier as the model of a run.
+
+    Args:
+        folder: of the run.
+        trained: of a network, or of features.
+        class_names: of its classes.
+        about: `about_network` or `about_rows`.
+    """
+    parts = {"backbone": trained.network.cpu(), "classifier": trained.classifier.cpu()}
+    if trained.projection is not None:
+        parts["projection"] = trained.projection.cpu()
+    save_network(folder, nn.ModuleDict(parts), {**about, "class_names": list(class_names)})
+
+
+def about_network(shown: Shown) -> dict[str, Any]:
+    """What model.json says of a network: it predicts, and `--network` takes it."""
+    return {
+        "kind": NETWORK,
+        "image_size": shown.image_size,
+        "view_size": shown.view_size,
+        "normalization": shown.normalization._asdict(),
+    }
+
+
+def about_rows(maker: Mapping[str, Any]) -> dict[str, Any]:
+    """What model.json says of a classifier of features, and of what makes those of new images."""
+    return {"kind": ROWS, "features": dict(maker)}
+
+
+def classify(
+    folder: Path,
+    images: ImageSet,
+    *,
+    features: str | Features | None,
+    device: str,
+    run: Run,
+    progress: Progress,
+) -> Said:
+    """What the classifier of a run says of the images of a set.
+
+    Args:
+        folder: of the run; model.json and model.safetensors are enough, and what its rows need.
+        images: any.
+        features: file of theirs, where the classifier was trained on a file of features.
+        device: "cpu", "cuda", ...
+        run: for what is on the way.
+        progress: told stage, done and total.
+
+    Raises:
+        ConfigError: there is no such model, or features are missing or not needed.
+        DataError: no image can be read.
+    """
+    module, about = load_network(folder)
+    names = tuple(about["class_names"])
+    assert isinstance(module, nn.ModuleDict)  # noqa: S101 -- what `keep_classifier` wrote
+    backbone, classifier = in_training_format(module["backbone"]), module["classifier"]
+    assert isinstance(classifier, Classifier)  # noqa: S101
+    if about["kind"] == ROWS:
+        found = rows_of_new(
+            folder, about["features"], images, features, device=device, run=run, progress=progress
+        )
+        place = {name: row for row, name in enumerate(images.ids)}
+        rows = np.array([place[name] for name in found.ids], np.int64)
+        model = nn.Sequential(backbone, classifier)
+        return Said(rows, row_probabilities(model, found.values, device), names)
+    if features is not None:
+        raise ConfigError(
+            f"--features {features!s}: this run's network looks at images itself. Leave it out."
+        )
+    shown = Shown(
+        int(about["image_size"]),
+        int(about["view_size"]),
+        Normalization(*(tuple(about["normalization"][name]) for name in Normalization._fields)),
+    )
+    pixels, source = readable_source(images, shown.image_size, run.checkpoint, progress)
+    rows = np.flatnonzero(pixels.usable)
+    return Said(
+        rows,
+        network_probabilities(
+            backbone, classifier, source, rows, shown, Runtime.start(device),
+            partial(progress, "predict"),
+        ),
+        names,
+    )  # fmt: skip
+
+
+def readable_source(
+    images: ImageSet, size: int, folder: Path, progress: Progress
+) -> tuple[Pixels, Source]:
+    """Images at a small size, which says what can be read, and where a network takes them from.
+
+    Args:
+        images: the set.
+        size: that the network takes, pixels.
+        folder: for what is decoded.
+        progress: told stage, done and total.
+
+    Raises:
+        DataError: none of them can be read.
+    """
+    # large ones are decoded again as the network takes them: 200 GB a million at 256 pixels
+    pixels = readable_pixels(images, size if size <= SMALL else GLANCE, folder, progress)
+    return pixels, image_source(images, pixels, size, folder, progress)
+
+
+def network_probabilities(
+    backbone: nn.Module,
+    classifier: Classifier,
+    source: Source,
+    rows: NDArray[np.int64],
+    shown: Shown,
+    runtime: Runtime,
+    progress: Any = None,
+) -> NDArray[np.float32]:
+    """What a network and a classifier on it say of images as they are: (len(rows), C)."""
+    backbone, head = backbone.to(runtime.device), classifier.to(runtime.device)
+
+    def answer(images: Tensor) -> Tensor:
+        with runtime.autocast():
+            features = backbone(images)
+        logits: Tensor = head(features.float())
+        return logits.softmax(1)
+
+    found = clean_outputs(
+        answer, (backbone, head), source, rows,
+        image_views(Weak(shown.view_size), None, shown.normalization, 0).clean,
+        runtime=runtime, progress=progress,
+    )  # fmt: skip
+    return found.numpy()
+
+
+@torch.no_grad()
+def row_probabilities(
+    classifier: nn.Module, values: NDArray[np.float32], device: str
+) -> NDArray[np.float32]:
+    """What a classifier on features says of rows: (N, D) to (N, C)."""
+    head = classifier.to(device).eval()
+    found = [
+        head(torch.from_numpy(np.array(values[first : first + _BLOCK])).to(device)).softmax(1)
+        for first in range(0, len(values), _BLOCK)
+    ]
+    return torch.cat(found).cpu().numpy()

@@ -1,0 +1,93 @@
+"""train: a classifier that survives the noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from labelsieve.cli.console import progress, say, show
+from labelsieve.cli.options import (
+    FILE,
+    Command,
+    changed,
+    feature_options,
+    json_option,
+    run_options,
+    settings_options,
+    table_options,
+)
+
+if TYPE_CHECKING:
+    from labelsieve.training import Taught
+
+
+@click.command(cls=Command)
+@click.argument("images", metavar="IMAGES|RUN")
+@click.option("--out", required=True, type=FILE, help="Folder of the run.")
+@click.option("--test", metavar="IMAGES", help="Labeled images to score the classifier on.")
+@click.option(
+    "--model",
+    default="features",
+    show_default=True,
+    metavar="NAME",
+    help="What is trained: features (a head on them), cpu, cifar, finetune, ...",
+)
+@click.option("--test-label", metavar="COLUMN", help="Column of the test images' labels.")
+@click.option("--decisions", metavar="FILE", help="What people decided: .jsonl or .csv.")
+@click.option("--test-features", metavar="FILE", help="Of the test images, with --features.")
+@table_options
+@feature_options
+@settings_options("robust")
+@run_options
+@json_option
+def train(
+    images: str,
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
+    **chosen: Any,
+) -> None:
+    """Train a classifier on noisily labeled images, and refine what is said of each.
+
+    IMAGES is what `audit` takes, and is audited first; RUN is the folder of an audit that is done,
+    with the decisions in it. OUT gets the model, findings refined by what the classifier learned,
+    report.html, run.json and, with --test, scores and predictions.csv.
+
+    \b
+    Example:
+        labelsieve train photos/ --test checked/ --out model/
+        labelsieve train run/ --model cpu --out model/
+        labelsieve predict model/ new-photos/ --out new.csv
+    """
+    from labelsieve.training import run_train, training_inputs
+    from labelsieve.training_settings import train_recipe
+
+    pretraining = chosen["pretrain"]
+    settings = changed(train_recipe(chosen["recipe"], chosen.pop("model"), pretraining), chosen)
+    with progress() as tell:
+        found = run_train(
+            training_inputs(images, chosen),
+            settings,
+            out,
+            resume=resume,
+            overwrite=overwrite,
+            progress=tell,
+        )
+    show_training(found, out, as_json)
+
+
+def show_training(found: Taught, out: Path, as_json: bool) -> None:
+    """Print what a training came to, and where it is written."""
+    from labelsieve.report.classifier_terminal import terminal_training
+    from labelsieve.run import read_run
+
+    about = read_run(out)
+    facts = {name: about.get(name) for name in ("summary", "scores")}
+    show(terminal_training(found.findings, found.scores, before=found.before), facts, as_json)
+    say(
+        f"Model:    {out / 'model.safetensors'}\nFindings: {out / 'findings.csv'}\n"
+        f"Report:   {out / 'report.html'}"
+    )

@@ -1,0 +1,99 @@
+"""A trained classifier: to predict with, and to keep."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from labelsieve.errors import RunError
+from labelsieve.inputs import Progress
+from labelsieve.records import Features, Findings, ImageSet
+from labelsieve.report.classifier_scores import ClassifierScores
+from labelsieve.run import OUTPUTS, read_run
+
+if TYPE_CHECKING:
+    from labelsieve.classified import Predictions
+
+
+class Model:
+    """A classifier, and what its training found of the images.
+
+    It lives in the folder of its run; one that `train` made lives in a folder that goes with it,
+    until `save` gives it one to stay.
+
+    Example:
+        >>> import labelsieve as ls
+        >>> model = ls.Model.load("run/")  # doctest: +SKIP
+        >>> model.predict("new-photos/").write("new.csv")  # doctest: +SKIP
+    """
+
+    def __init__(self, folder: Path, scratch: TemporaryDirectory[str] | None = None) -> None:
+        """Take the model in the folder of a finished `labelsieve train`."""
+        self.folder = folder
+        self._scratch = scratch  # is removed when the model is no longer used
+        about = read_run(folder)
+        if about["job"] != "train":
+            raise RunError(
+                f"{folder}: made by `labelsieve {about['job']}`; expected a run of `train`."
+            )
+        scores = about.get("scores")
+        self.scores = None if scores is None else ClassifierScores.from_dict(scores)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Model:
+        """The model of a finished run.
+
+        Raises:
+            RunError: there is none.
+        """
+        return cls(Path(folder))
+
+    @property
+    def findings(self) -> Findings:
+        """What is said of each training image, refined by what the classifier learned."""
+        return Findings.load(self.folder / "findings.parquet")
+
+    def predict(
+        self,
+        images: ImageSet | str | Path,
+        *,
+        features: str | Features | None = None,
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> Predictions:
+        """Say which class each image shows.
+
+        Args:
+            images: from `read`, or what `read` takes.
+            features: of these images, where the model was trained on features of your own.
+            device: "cpu", "cuda", ...
+            progress: called with (stage, done, total).
+
+        Raises:
+            ConfigError: features are missing or not needed.
+            DataError: no image can be read.
+        """
+        from labelsieve.prediction import predict_classes
+
+        return predict_classes(
+            self.folder, images, features=features, device=device, progress=progress
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Copy the model, its findings and its report into a new folder.
+
+        Raises:
+            RunError: the folder is not empty.
+        """
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()):
+            raise RunError(f"{folder}: not empty. Choose another folder for the model.")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (*OUTPUTS[1:], OUTPUTS[0]):  # run.json last: what has it is whole
+            source = self.folder / name
+            if source.is_dir():
+                shutil.copytree(source, folder / name)
+            elif source.exists():
+                shutil.copyfile(source, folder / name)

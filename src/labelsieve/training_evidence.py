@@ -1,0 +1,92 @@
+"""What is known of the images before a classifier learns from them: an audit, and decisions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from labelsieve.data.decisions import NAME, Decisions, no_decisions, read_decisions
+from labelsieve.errors import RunError
+from labelsieve.inputs import Inputs
+from labelsieve.methods.sncf.beliefs import Beliefs
+from labelsieve.records import Findings, ImageSet, Verdict
+from labelsieve.run import read_run
+
+DECIDED = "Decided by a person."
+
+
+class Known(NamedTuple):
+    """What is known of the images before a classifier learns from them."""
+
+    findings: Findings  # of the audit, with decisions in place of its verdicts
+    beliefs: Beliefs  # the same, as training takes it: with right labels where a person gave them
+
+
+def findings_of(audit: Path, images: ImageSet) -> Findings:
+    """The findings of a finished run, seen to be of these images.
+
+    Raises:
+        RunError: it has not finished, made none, or the images have changed since.
+    """
+    about = read_run(audit)
+    if not (audit / "findings.parquet").is_file():
+        raise RunError(
+            f"{audit}: made by `labelsieve {about['job']}`, which leaves no findings; expected a "
+            "run of `labelsieve audit`."
+        )
+    findings = Findings.load(audit / "findings.parquet")
+    labels = np.asarray(images.labels)
+    same = findings.image == images.ids and findings.class_names == images.class_names
+    if not same or not np.array_equal(findings.label, labels):
+        raise RunError(
+            f"{audit}: its findings are of {len(findings)} images of {len(findings.class_names)} "
+            f"classes, and {images.source} now has {len(images)} of {len(images.class_names)}, or "
+            "other names or labels. Audit again, and train on that run."
+        )
+    return findings
+
+
+def decisions_of(inputs: Inputs, images: ImageSet) -> Decisions:
+    """What people decided: in the file that is named, else in the folder of the audit."""
+    path = None if inputs.decisions is None else Path(inputs.decisions)
+    if path is None and inputs.audited is not None:
+        beside = Path(inputs.audited) / NAME
+        path = beside if beside.is_file() else None
+    if path is None:
+        return no_decisions()
+    return read_decisions(path, images.ids, np.asarray(images.labels), images.class_names)
+
+
+def with_decisions(findings: Findings, decisions: Decisions) -> Known:
+    """Findings with what people decided in place of what was found.
+
+    An image whose right class is known is trained on as one of that class.
+    """
+    rows = decisions.rows[findings.verdict[decisions.rows] != Verdict.BROKEN]
+    kept = np.isin(decisions.rows, rows)
+    verdict, right = decisions.verdict[kept], decisions.label[kept]
+    certain = np.zeros(len(findings), np.bool_)
+    certain[rows] = True
+    columns = {
+        name: getattr(findings, name).copy()
+        for name in ("verdict", "probabilities", "suggestion", "suggestion_probability",
+                     "foreign_group")
+    }  # fmt: skip
+    columns["verdict"][rows] = verdict
+    columns["probabilities"][rows] = np.eye(3, dtype=np.float32)[verdict]
+    said = rows[right >= 0]
+    columns["suggestion"][said] = right[right >= 0]
+    columns["suggestion_probability"][said] = 1
+    columns["foreign_group"][rows[verdict != Verdict.FOREIGN]] = -1
+    reasons = list(findings.reason)
+    for row in rows.tolist():
+        reasons[row] = DECIDED
+    decided = replace(findings, **columns, reason=tuple(reasons))
+    beliefs = Beliefs.of_findings(decided, certain)
+    labels, kinds = beliefs.labels.copy(), beliefs.kinds.copy()
+    labels[said] = right[right >= 0]
+    kinds[said] = np.eye(3, dtype=np.float32)[Verdict.CLEAN]
+    return Known(decided, replace(beliefs, labels=labels, kinds=kinds))
