@@ -62,12 +62,12 @@ def export_run(
 ) -> Exported:
     """Turn what a finished run found into labels: folders of links, or a table.
 
-    Of a cluster run an image's label is the name of its cluster. Of an audit it is the given label
+    Of a cluster run an image's label is the name of its cluster. Of findings it is the given label
     where that is clean and the suggested one where it is not; images without a label get the
     suggested one. Broken and foreign images are left out, and those of clusters without a name.
 
     Args:
-        run: the folder of a finished run of `cluster`, `audit` or `demo`.
+        run: the folder of a finished run of `cluster`, `audit`, `demo` or `train`.
         to: "links" makes OUT/LABEL/ID, "csv" a table of image, label and probability.
         out: a folder that is not there or empty, or a file that is not there.
         names: a table of `cluster` and `name`; two clusters of one name become one, and clusters
@@ -187,9 +187,10 @@ def _labels_of(run: Path, job: str, names: Path | None) -> _Labels:
         raise ConfigError(
             f"--names is for runs of `cluster`; {run} was made by `labelsieve {job}`."
         )
-    if job not in ("audit", "demo"):
+    if job not in ("audit", "demo", "train"):
         raise RunError(
-            f"{run}: made by `labelsieve {job}`; expected a run of `cluster`, `audit` or `demo`."
+            f"{run}: made by `labelsieve {job}`; expected a run of `cluster`, `audit`, `demo` or "
+            "`train`."
         )
     return _of_findings(Findings.load(run / "findings.parquet"))
 

@@ -38,6 +38,7 @@ class Inputs:
     network: str | None = None  # folder of a trained one, or file of weights
     pretrain: str | None = None  # recipe of features/recipes.py
     recipe: str = "robust"
+    model: str = "features"  # what a training trains
     seed: int = 0
     device: str = "cpu"
 

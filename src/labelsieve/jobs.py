@@ -31,11 +31,14 @@ from labelsieve.inputs import Inputs, Progress, recorded
 from labelsieve.methods.scan.recipes import Cluster
 from labelsieve.pipeline import Audit, Audited, audit_into, recipe
 from labelsieve.records import Features, Findings
+from labelsieve.report.classifier_evaluation import ClassifierEvaluation, classifier_evaluation
 from labelsieve.report.cluster_evaluation import ClusterEvaluation, evaluation
 from labelsieve.report.metrics import Scores, score
 from labelsieve.report.page import write_page
 from labelsieve.representation import feature_maker
 from labelsieve.run import Run, read_run
+from labelsieve.training import Taught, read_taught, sets_of, write_taught_page
+from labelsieve.training_settings import Train, train_recipe
 
 
 def run_demo(out: Path, *, seed: int, resume: bool, overwrite: bool, progress: Progress) -> Audited:
@@ -118,6 +121,28 @@ def evaluate_clusters(runs: Sequence[Path], truth: Path) -> ClusterEvaluation:
     return evaluation(found, truths)
 
 
+def evaluate_classifiers(runs: Sequence[Path]) -> ClassifierEvaluation:
+    """Put the test scores of trainings side by side, such as those of several seeds.
+
+    Raises:
+        RunError: a run is no training, was not tested, or is named twice.
+        DataError: the runs know other classes, or were tested on other images.
+    """
+    found: dict[str, Taught] = {}
+    for run in runs:
+        about = read_run(run)
+        if about["job"] != "train":
+            raise RunError(f"{run}: made by `labelsieve {about['job']}`; expected runs of `train`.")
+        if about["scores"] is None:
+            raise RunError(f"{run}: trained without --test, so there are no scores of it.")
+        if any(run.resolve() == Path(other).resolve() for other in found):
+            raise RunError(f"{run}: named twice. A run always agrees with itself; name it once.")
+        found[str(run)] = read_taught(run, about)
+    scores = {name: each.scores for name, each in found.items() if each.scores is not None}
+    said = {n: each.predictions for n, each in found.items() if each.predictions is not None}
+    return classifier_evaluation(scores, said)
+
+
 def rewrite_report(run: Path) -> Path:
     """Write the page of a finished run again."""
     about = read_run(run)
@@ -126,6 +151,9 @@ def rewrite_report(run: Path) -> Path:
     if about["job"] == "cluster":
         images, _ = read_images(Inputs(**about["settings"]["inputs"]))
         return write_clustered_page(run, read_clustered(run, about, images))
+    if about["job"] == "train":
+        inputs, _ = training_of(run)
+        return write_taught_page(run, read_taught(run, about), *sets_of(inputs))
     inputs, _ = inputs_of(run)
     images = read(inputs.source, label=inputs.label, truth=inputs.truth)
     findings = Findings.load(run / "findings.parquet")
@@ -156,6 +184,14 @@ def clustering_of(run: Path) -> tuple[Inputs, Cluster, int | Literal["auto"]]:
     settings = cluster_recipe(inputs.recipe, inputs.pretrain)
     found = from_dict(settings, about["cluster"], str(run / "run.json"))
     return inputs, found, about["n_clusters"]
+
+
+def training_of(run: Path) -> tuple[Inputs, Train]:
+    """What a finished training was made from, by its run.json alone."""
+    about = read_run(run)["settings"]
+    inputs = Inputs(**about["inputs"])
+    settings = train_recipe(inputs.recipe, inputs.model, inputs.pretrain)
+    return inputs, from_dict(settings, about["train"], str(run / "run.json"))
 
 
 def features_of(run: Path) -> tuple[Inputs, Dictionary, Pretrain | None]:

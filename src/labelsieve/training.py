@@ -22,6 +22,7 @@ from labelsieve.data.read import read
 from labelsieve.errors import ConfigError, RunError
 from labelsieve.inputs import Inputs, Progress, recorded, silent, stamps
 from labelsieve.methods.sncf.plain_training import Plain
+from labelsieve.methods.sncf.refine import refined_findings
 from labelsieve.model import Model
 from labelsieve.pipeline import check_labels
 from labelsieve.records import Features, Findings, ImageSet
@@ -32,7 +33,7 @@ from labelsieve.representation import FeatureMaker, feature_maker
 from labelsieve.run import Run, read_run
 from labelsieve.runtime import n_launched
 from labelsieve.trained import PRETEXT, Trained
-from labelsieve.training_evidence import decisions_of, findings_of, refined_findings, with_decisions
+from labelsieve.training_evidence import decisions_of, findings_of, with_decisions
 from labelsieve.training_job import (
     Job,
     audited,
@@ -51,7 +52,6 @@ _SOURCES = ("audit", "demo", "train")  # whose findings can be trained on
 class Taught(NamedTuple):
     """What a training leaves."""
 
-    images: ImageSet
     findings: Findings  # refined by what the classifier learned
     before: Findings  # of the audit
     scores: ClassifierScores | None  # on the test images, where there are any
@@ -164,11 +164,8 @@ def run_train(
         RunError: the folder cannot be used, or the audit is of other images.
     """
     _check_places(inputs, out)
-    images = read(inputs.source, label=inputs.label, truth=inputs.truth)
+    images, held_out = sets_of(inputs)
     check_labels(images)
-    held_out = None
-    if inputs.test is not None:
-        held_out = read_held_out(inputs.test, inputs.test_label, images.class_names)
     decisions_of(inputs, images)  # mistakes in them are said at once
     given = given_network(inputs, settings)
     make = feature_maker(inputs, settings.audit.dictionary, settings.audit.pretrain, folder=PRETEXT)
@@ -188,11 +185,23 @@ def run_train(
         findings_of(Path(inputs.audited), images)  # wrong ones are said to be so at once
     with Run.open(out, "train", about, resume=resume, overwrite=overwrite) as run:
         if run.done:
-            return read_taught(run.path, run.about, images)
+            return read_taught(run.path, run.about)
         job = Job(images, held_out, inputs, settings, run, progress or silent)
         found = teach(job, make, given)
         _finish(job, found)
         return found
+
+
+def sets_of(inputs: Inputs) -> tuple[ImageSet, HeldOut | None]:
+    """The images to learn from, and those to be scored on, if any.
+
+    Raises:
+        DataError: they cannot be read, or do not go together.
+    """
+    images = read(inputs.source, label=inputs.label, truth=inputs.truth)
+    if inputs.test is None:
+        return images, None
+    return images, read_held_out(inputs.test, inputs.test_label, images.class_names)
 
 
 def teach(job: Job, make: FeatureMaker, given: Trained | None) -> Taught:
@@ -210,33 +219,35 @@ def teach(job: Job, make: FeatureMaker, given: Trained | None) -> Taught:
     else:
         material = material_of_images(job, found, known.beliefs, start_of(job, given))
     trained = trained_on(job, material)
-    refined = known.findings
-    if job.settings.refine and not isinstance(job.settings.classify.objective, Plain):
+    settings, refined = job.settings, known.findings
+    # plain training learns wrong labels, too: what it believes of them says nothing
+    if settings.refine is not None and not isinstance(settings.classify.objective, Plain):
         with job.run.stage("refine"):
-            refined = refined_findings(known, trained.probabilities, material.whole)
+            refined = refined_findings(
+                known.findings, known.beliefs, trained.probabilities, material.whole,
+                settings.refine,
+            )  # fmt: skip
     refined = replace(refined, warnings=(*refined.warnings, *trained.warnings))
     test = tested(job)
     if test is None:
-        return Taught(job.images, refined, found.findings, None, None)
+        return Taught(refined, found.findings, None, None)
     predictions, probabilities, truth = test
     scores = score_classifier(
         probabilities, truth, class_names=job.images.class_names,
         history=history(job.run.path / "log.jsonl"), n_broken=predictions.n_broken,
     )  # fmt: skip
-    return Taught(job.images, refined, found.findings, scores, predictions)
+    return Taught(refined, found.findings, scores, predictions)
 
 
-def read_taught(run: Path, about: Mapping[str, Any], images: ImageSet) -> Taught:
+def read_taught(run: Path, about: Mapping[str, Any]) -> Taught:
     """What a finished run left.
 
     Args:
         run: its folder.
         about: its run.json.
-        images: what it was trained on.
     """
     scores, predictions = about.get("scores"), run / "predictions.parquet"
     return Taught(
-        images,
         Findings.load(run / "findings.parquet"),
         Findings.load(run / "audit.parquet"),
         None if scores is None else ClassifierScores.from_dict(scores),
@@ -245,13 +256,17 @@ def read_taught(run: Path, about: Mapping[str, Any], images: ImageSet) -> Taught
 
 
 def write_taught_page(
-    run: Run | Path, found: Taught, held_out: HeldOut | None, progress: Any = None
+    run: Run | Path,
+    found: Taught,
+    images: ImageSet,
+    held_out: HeldOut | None,
+    progress: Any = None,
 ) -> Path:
     """Write the report page of a run."""
     folder, about = (run.path, run.about) if isinstance(run, Run) else (run, read_run(run))
     path = folder / "report.html"
     write_classifier_page(
-        found.findings, found.before, found.images, path, about=about, scores=found.scores,
+        found.findings, found.before, images, path, about=about, scores=found.scores,
         predictions=found.predictions, test_images=None if held_out is None else held_out.images,
         history=history(folder / "log.jsonl"), progress=progress,
     )  # fmt: skip
@@ -287,10 +302,12 @@ def _finish(job: Job, found: Taught) -> None:
         recipe=job.inputs.recipe,
         seed=job.inputs.seed,
         device=job.inputs.device,
-        model="features" if settings.rows == "features" else settings.network,
+        model=job.inputs.model,
+        network=None if settings.rows == "features" else settings.network,
         summary=summary(found.findings),
         scores=None if found.scores is None else found.scores.to_dict(),
     )
     with run.stage("report"):
-        write_taught_page(run, found, job.held_out, partial(job.progress, "report"))
+        tell = partial(job.progress, "report")
+        write_taught_page(run, found, job.images, job.held_out, tell)
     run.finish()

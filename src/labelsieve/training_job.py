@@ -28,6 +28,7 @@ from labelsieve.data.sources import of_rows
 from labelsieve.errors import ConfigError
 from labelsieve.features.backbones import network
 from labelsieve.features.rows import Rows
+from labelsieve.features.weights import drawn_from
 from labelsieve.inputs import Inputs, Progress
 from labelsieve.logs import EpochLog
 from labelsieve.makers import keep_maker, keep_maker_of, rows_of_new
@@ -142,6 +143,8 @@ def given_network(inputs: Inputs, settings: Train) -> Trained | None:
     if inputs.network is not None:
         given = load_trained(inputs.network, settings.audit.pretrain)
     begins = settings.rows == "images" and settings.start == "pretrained"
+    if settings.rows == "images" and not begins and settings.network is None:
+        raise ConfigError("start is 'scratch', and no network is named. Set network=NAME.")
     elsewhere = settings.audit.pretrain is not None or inputs.audited is not None
     if begins and given is None and not elsewhere:
         raise ConfigError(
@@ -184,9 +187,12 @@ def material_of_rows(job: Job, audited: Audited, beliefs: Beliefs) -> Material:
     assert audited.features is not None  # noqa: S101 -- `audited` sees to it
     whole = np.flatnonzero(audited.findings.verdict != Verdict.BROKEN)
     values, runtime = rows_of(audited.features, job.images, whole), job.runtime()
+    with drawn_from(job.inputs.seed):
+        module = Rows(values.shape[1], job.settings.n_hidden).fit(values)
     return Material(
-        of_rows(values), np.arange(len(whole)), Rows(values.shape[1]), taken(beliefs, whole),
-        row_views(None, runtime.device, job.inputs.seed), about_rows(audited.maker), runtime, whole,
+        of_rows(values), np.arange(len(whole)), module, taken(beliefs, whole),
+        row_views(None, runtime.device, job.inputs.seed, job.settings.noise * float(module.spread)),
+        about_rows(audited.maker), runtime, whole,
     )  # fmt: skip
 
 
@@ -205,6 +211,7 @@ def material_of_images(
     if start is not None:
         module, normalization = start.backbone, start.normalization
     else:
+        assert settings.network is not None  # noqa: S101 -- `given_network` sees to it
         module = network(settings.network, pixels=pixels.values, rows=rows, seed=seed)
         normalization = settings.normalized(module)
     strong = None if classify.projection == "none" else classify.strong

@@ -1,57 +1,28 @@
-"""Settings of a training, and its recipes: what is learned, by which model."""
+"""Settings of a training: of the audit before it, of what is trained, of what comes after."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
 
 from torch import nn
 
-from labelsieve.data.augment import CIFAR10, CIFAR100, IMAGENET, Normalization
-from labelsieve.errors import ConfigError, did_you_mean
-from labelsieve.methods.sncf.classify import Classify
-from labelsieve.methods.sncf.plain_training import Plain
-from labelsieve.methods.sncf.training_recipes import MODELS, OBJECTIVES
+from labelsieve.data.augment import CIFAR10, CIFAR100, IMAGENET, MINI_IMAGENET, Normalization
+from labelsieve.methods.sncf.refine import Refine
+from labelsieve.methods.sncf.training_recipes import Model, fitted
 from labelsieve.pipeline import Audit, recipe
 
-Rows = Literal["features", "images"]
-_NORMALIZATIONS = {"cifar10": CIFAR10, "cifar100": CIFAR100, "imagenet": IMAGENET}
+_NORMALIZATIONS = {
+    "cifar10": CIFAR10, "cifar100": CIFAR100, "imagenet": IMAGENET, "mini-imagenet": MINI_IMAGENET
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Train:
-    """Settings of a training: of the audit before it, and of the classifier."""
+class Train(Model):
+    """Settings of a training."""
 
     audit: Audit = field(default_factory=Audit)  # where no run of one is given
-    # features: a classifier on features that stay as they are, in seconds. images: a network.
-    rows: Rows = "features"
-    network: str = "small-preact"  # of rows images; see docs/training.md
-    # scratch: new weights. pretrained: those of --network or --pretrain, and its sizes of images.
-    start: Literal["scratch", "pretrained"] = "scratch"
-    image_size: int = 32  # side of the images that views are cut from, pixels
-    # What is taken off colors and what they are divided by; "network": as the network expects.
-    normalization: Literal["network", "cifar10", "cifar100", "imagenet"] = "network"
-    # Updates of the weights after which the epoch at work is the last, where training.epochs would
-    # take longer: large sets get fewer epochs. 0: training.epochs, whatever the number of images.
-    most_updates: int = 0
-    # Whether what is said of each label is refined by what the classifier learned.
-    refine: bool = True
-    classify: Classify = field(default_factory=Classify)
-
-    def __post_init__(self) -> None:
-        choices = {
-            "rows": get_args(Rows),
-            "start": ("scratch", "pretrained"),
-            "normalization": ("network", *_NORMALIZATIONS),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}."
-                )
-        for name, least in (("image_size", 1), ("most_updates", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected {least} or more.")
+    # How what is said of each label is refined by what the classifier learned; none: as audited.
+    refine: Refine | None = field(default_factory=Refine)
 
     def normalized(self, network: nn.Module) -> Normalization:
         """How pixels are normalized for a network."""
@@ -69,12 +40,18 @@ class Train:
         )
 
     def for_images(self, n_images: int) -> Train:
-        """The same with as many epochs as `most_updates` leaves for so many images."""
+        """The same with as many epochs as the least and most updates come to with so many images.
+
+        Example:
+            >>> train_recipe("plain", "features").for_images(1000).classify.training.epochs
+            400
+        """
         training = self.classify.training
-        if not self.most_updates:
-            return self
         n_batches = max(1, n_images // training.batch_size)
-        epochs = max(1, min(training.epochs, -(-self.most_updates // n_batches)))
+        epochs = training.epochs
+        if self.most_updates:
+            epochs = min(epochs, -(-self.most_updates // n_batches))
+        epochs = max(epochs, -(-self.least_updates // n_batches))
         changed = replace(training, epochs=epochs)
         return replace(self, classify=replace(self.classify, training=changed))
 
@@ -93,24 +70,7 @@ def train_recipe(
         ConfigError: there is no such recipe or model.
 
     Example:
-        >>> train_recipe("mixup").rows
-        'features'
+        >>> train_recipe("mixup").classify.objective.alpha
+        1.0
     """
-    if name not in OBJECTIVES:
-        raise ConfigError(f"there is no recipe {name!r}. {did_you_mean(name, OBJECTIVES)}")
-    if model not in MODELS:
-        raise ConfigError(f"--model: there is no {model!r}. {did_you_mean(model, MODELS)}")
-    objective, made = OBJECTIVES[name](), MODELS[model]()
-    classify = replace(made.classify, objective=objective)
-    if isinstance(objective, Plain):
-        classify = replace(classify, projection="none")  # nothing is contrasted
-    return Train(
-        audit=recipe("robust", pretraining),
-        rows=made.rows,
-        network=made.network or Train.network,
-        start=made.start,
-        image_size=made.image_size,
-        normalization=made.normalization,
-        most_updates=made.most_updates,
-        classify=classify,
-    )
+    return Train(**vars(fitted(name, model)), audit=recipe("robust", pretraining))

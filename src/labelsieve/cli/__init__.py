@@ -14,6 +14,7 @@ from labelsieve.cli.cluster import cluster, export, predict
 from labelsieve.cli.features import features
 from labelsieve.cli.options import Group
 from labelsieve.cli.runs import recipes, report, rerun
+from labelsieve.cli.train import train
 
 __all__ = ["main"]
 
@@ -26,11 +27,13 @@ def main() -> None:
     \b
     Try it:          labelsieve demo
     Labeled images:  labelsieve audit photos/ --out run/
+    A classifier:    labelsieve train run/ --test checked/ --out model/
     Without labels:  labelsieve cluster photos/ --classes 10 --out run/
     """
 
 
 for command in (
-    audit, demo, corrupt, evaluate, features, cluster, predict, export, report, rerun, recipes
+    audit, train, demo, corrupt, evaluate, features, cluster, predict, export, report, rerun,
+    recipes,
 ):  # fmt: skip
     main.add_command(command)

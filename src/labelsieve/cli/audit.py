@@ -128,25 +128,34 @@ def corrupt(images: str, out: Path, as_json: bool, **chosen: Any) -> None:
 
 @click.command(cls=Command)
 @click.argument("runs", metavar="RUN...", type=FILE, nargs=-1, required=True)
-@click.option("--truth", required=True, type=FILE, help="Table with columns image and truth.")
+@click.option("--truth", type=FILE, help="Table with columns image and truth.")
 @json_option
-def evaluate(runs: tuple[Path, ...], truth: Path, as_json: bool) -> None:
+def evaluate(runs: tuple[Path, ...], truth: Path | None, as_json: bool) -> None:
     """Score what a run found against a table of true labels.
 
     Of an audit, the truth of an image is its class; any other word means foreign, and "broken"
     means broken. Of clusterings several runs may be given, such as those of several seeds: their
-    mean, spread and agreement are shown too.
+    mean, spread and agreement are shown too. Without --truth, trainings are compared by the scores
+    on their test images.
 
     \b
     Example:
         labelsieve evaluate run/ --truth truth.csv
         labelsieve evaluate seed0/ seed1/ seed2/ --truth truth.csv
+        labelsieve evaluate model0/ model1/ model2/
     """
-    from labelsieve.jobs import evaluate_clusters, evaluate_run
+    from labelsieve.jobs import evaluate_classifiers, evaluate_clusters, evaluate_run
+    from labelsieve.report.classifier_terminal import terminal_classifier_evaluation
     from labelsieve.report.cluster_terminal import terminal_evaluation
     from labelsieve.report.terminal import terminal_scores
     from labelsieve.run import read_run
 
+    if truth is None:
+        if any(read_run(run)["job"] != "train" for run in runs):
+            raise click.UsageError("Missing option '--truth': only trainings have scores already.")
+        compared = evaluate_classifiers(runs)
+        show(terminal_classifier_evaluation(compared), compared.to_dict(), as_json)
+        return
     if len(runs) > 1 or read_run(runs[0])["job"] == "cluster":
         found = evaluate_clusters(runs, truth)
         show(terminal_evaluation(found), found.to_dict(), as_json)

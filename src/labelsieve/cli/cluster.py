@@ -97,52 +97,77 @@ def cluster(
 @click.option("--overwrite", is_flag=True, help="Replace the file that is there.")
 @json_option
 def predict(run: Path, images: str, out: Path, as_json: bool, **chosen: Any) -> None:
-    """Put new images into the clusters of a finished run.
+    """Put new images into the clusters of a finished run, or say which of its classes they show.
 
     \b
     Example:
         labelsieve predict run/ new-photos/ --out new.csv
     """
+    from labelsieve.classified import Predictions
     from labelsieve.prediction import run_predict
+    from labelsieve.report.classifier_terminal import terminal_predictions
     from labelsieve.report.cluster_terminal import terminal_clusters
 
     with progress() as tell:
         found = run_predict(run, images, out, progress=tell, **chosen)
-    facts = {"n_images": len(found), "sizes": found.counts().tolist(), "names": list(found.names)}
-    show(terminal_clusters(found), facts, as_json)
+    facts: dict[str, Any] = {"n_images": len(found), "sizes": found.counts().tolist()}
+    if isinstance(found, Predictions):
+        show(terminal_predictions(found), {**facts, "names": list(found.class_names)}, as_json)
+    else:
+        show(terminal_clusters(found), {**facts, "names": list(found.names)}, as_json)
     say(f"Predictions: {out}")
 
 
 @click.command(cls=Command)
 @click.argument("run", type=FILE)
 @click.option(
-    "--to", "kind", required=True, type=click.Choice(["links", "csv"]), help="What to write."
+    "--to",
+    "kind",
+    required=True,
+    type=click.Choice(["links", "csv", "onnx"]),
+    help="What to write.",
 )
-@click.option("--out", required=True, type=FILE, help="The folder (links) or file (csv) to write.")
+@click.option("--out", required=True, type=FILE, help="The folder (links) or file to write.")
 @click.option("--names", type=FILE, metavar="FILE", help="CSV: the name of each cluster.")
 @click.option("--copy", is_flag=True, help="Files in place of links.")
 @json_option
 def export(
     run: Path,
-    kind: Literal["links", "csv"],
+    kind: Literal["links", "csv", "onnx"],
     out: Path,
     names: Path | None,
     copy: bool,
     as_json: bool,
 ) -> None:
-    """Write what a run found as a folder tree with one folder a class, or as a table.
+    """Write what a run found as a folder tree with one folder a class, as a table, or its model.
 
-    Of a clustering: clusters, under the names that --names gives them. Of an audit: clean labels,
-    mislabeled images under their suggestion; foreign ones are left out.
+    Of a clustering: clusters, under the names that --names gives them. Of an audit or a training:
+    clean labels, mislabeled images under their suggestion; foreign ones are left out. onnx: the
+    classifier of a training, for other programs.
 
     \b
     Example:
         labelsieve export run/ --to links --names names.csv --out photos-by-class/
+        labelsieve export model/ --to onnx --out model.onnx
     """
+    if kind == "onnx":
+        export_model(run, out, as_json)
+        return
     from labelsieve.exports import export_run
 
     with progress() as tell:
         done = export_run(run, kind, out, names=names, copy=copy, progress=tell)
+    if as_json:
+        click.echo(json.dumps(done.to_dict(), indent=2))
+    else:
+        click.echo(str(done))
+
+
+def export_model(run: Path, out: Path, as_json: bool) -> None:
+    """Write a classifier as ONNX."""
+    from labelsieve.onnx_export import export_onnx
+
+    done = export_onnx(run, out)
     if as_json:
         click.echo(json.dumps(done.to_dict(), indent=2))
     else:

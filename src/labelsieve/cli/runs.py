@@ -15,6 +15,7 @@ from labelsieve.cli.cluster import show_clusters
 from labelsieve.cli.console import progress, say
 from labelsieve.cli.features import show_features
 from labelsieve.cli.options import FILE, Command, json_option, run_options
+from labelsieve.cli.train import show_training
 from labelsieve.errors import ConfigError, did_you_mean
 
 
@@ -46,7 +47,9 @@ def rerun(run: Path, out: Path, resume: bool, overwrite: bool, as_json: bool) ->
     """
     from labelsieve.run import read_run
 
-    again = {"features": _features_again, "cluster": _clusters_again}
+    again = {
+        "features": _features_again, "cluster": _clusters_again, "train": _training_again
+    }  # fmt: skip
     repeat = again.get(read_run(run)["job"], _audit_again)
     repeat(run, out, as_json, resume=resume, overwrite=overwrite)
 
@@ -71,6 +74,16 @@ def _clusters_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
     show_clusters(found, out, as_json)
 
 
+def _training_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
+    from labelsieve.jobs import training_of
+    from labelsieve.training import run_train
+
+    inputs, settings = training_of(run)
+    with progress() as tell:
+        found = run_train(inputs, settings, out, progress=tell, **how)
+    show_training(found, out, as_json)
+
+
 def _audit_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
     from labelsieve.jobs import inputs_of
     from labelsieve.pipeline import run_audit
@@ -91,23 +104,34 @@ def recipes(name: str | None) -> None:
         labelsieve recipes robust
     """
     from labelsieve.config import to_dict
-    from labelsieve.features.recipes import PRETRAINING
-    from labelsieve.methods.scan import recipes as clustering
-    from labelsieve.methods.sncf import recipes as audits
 
-    all_jobs: dict[str, dict[str, Callable[[], Any]]] = {
-        "of an audit, --recipe NAME": {**audits.RECIPES},
-        "of a clustering, --recipe NAME": {**clustering.RECIPES},
-        "of pretraining, --pretrain NAME": {**PRETRAINING},
-    }
+    all_jobs = _recipes()
     if name is None:
         for title, known in all_jobs.items():
             click.echo(title)
             for each, make in known.items():
                 click.echo(f"  {each}\n      {(make.__doc__ or '').strip().splitlines()[0]}")
         return
-    every = {each: make for known in all_jobs.values() for each, make in known.items()}
-    if name not in every:
+    found = {title: known[name] for title, known in all_jobs.items() if name in known}
+    if not found:
+        every = {each for known in all_jobs.values() for each in known}
         raise ConfigError(f"there is no recipe {name!r}. {did_you_mean(name, every)}")
-    about = inspect.cleandoc(every[name].__doc__ or "")
-    click.echo(f"{about}\n\n{json.dumps(to_dict(every[name]()), indent=2)}")
+    for title, make in found.items():
+        about = inspect.cleandoc(make.__doc__ or "")
+        click.echo(f"{title}: {name}\n{about}\n\n{json.dumps(to_dict(make()), indent=2)}\n")
+
+
+def _recipes() -> dict[str, dict[str, Callable[[], Any]]]:
+    """What makes the settings of each recipe, by what it is for and its name."""
+    from labelsieve.features.recipes import PRETRAINING
+    from labelsieve.methods.scan import recipes as clustering
+    from labelsieve.methods.sncf import recipes as audits
+    from labelsieve.methods.sncf.training_recipes import MODELS, OBJECTIVES
+
+    return {
+        "of an audit, --recipe NAME": {**audits.RECIPES},
+        "of a training, --recipe NAME": {**OBJECTIVES},
+        "of a training, --model NAME": {**MODELS},
+        "of a clustering, --recipe NAME": {**clustering.RECIPES},
+        "of pretraining, --pretrain NAME": {**PRETRAINING},
+    }

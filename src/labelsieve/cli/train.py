@@ -66,7 +66,7 @@ def train(
     from labelsieve.training_settings import train_recipe
 
     pretraining = chosen["pretrain"]
-    settings = changed(train_recipe(chosen["recipe"], chosen.pop("model"), pretraining), chosen)
+    settings = changed(train_recipe(chosen["recipe"], chosen["model"], pretraining), chosen)
     with progress() as tell:
         found = run_train(
             training_inputs(images, chosen),

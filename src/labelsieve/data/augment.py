@@ -44,6 +44,7 @@ class Normalization(NamedTuple):
 CIFAR10 = Normalization((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 CIFAR100 = Normalization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+MINI_IMAGENET = Normalization((0.4728, 0.4487, 0.4031), (0.2744, 0.2663, 0.2806))  # at 32 pixels
 AS_STORED = Normalization((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # 0 to 255
 
 

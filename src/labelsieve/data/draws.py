@@ -33,6 +33,7 @@ class Stream(IntEnum):
     MAGNITUDES = 6
     HOLE = 7
     CACHED_VIEW = 8
+    NOISE = 9
 
 
 class Draws:

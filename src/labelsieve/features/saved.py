@@ -17,13 +17,15 @@ from labelsieve.errors import ConfigError, did_you_mean
 from labelsieve.features.heads import Classes, Classifier, ClusterHeads, Projection, ProjectionHead
 from labelsieve.features.inception import InceptionResNet, InceptionShape
 from labelsieve.features.resnets import PreActResNet, PreActShape, ResNet, ResNetShape
-from labelsieve.features.rows import Rows, Width
+from labelsieve.features.rows import Rows, RowShape
 from labelsieve.features.small_nets import DictionaryNet, DictionaryShape
+from labelsieve.features.twins import Twins
 from labelsieve.features.weights import digest, drawn_from, load_strict, read_state
 from labelsieve.files import atomic, write_json
 
 _WEIGHTS, _ABOUT = "model.safetensors", "model.json"
 _PARTS = "parts"  # an nn.ModuleDict of architectures
+_TWINS = "twins"  # two architectures side by side
 _OURS = ("architecture", "settings", "digest")  # keys of model.json that are not the caller's
 
 
@@ -38,7 +40,7 @@ _ARCHITECTURES = {
     "preact-resnet": _Architecture(PreActResNet, PreActShape, PreActResNet),
     "inception-resnet": _Architecture(InceptionResNet, InceptionShape, InceptionResNet),
     "dictionary-net": _Architecture(DictionaryNet, DictionaryShape, DictionaryNet),
-    "rows": _Architecture(Rows, Width, lambda width: Rows(width.n_features)),
+    "rows": _Architecture(Rows, RowShape, lambda shape: Rows(shape.n_in, shape.n_hidden)),
     "projection-head": _Architecture(ProjectionHead, Projection, ProjectionHead),
     "classifier": _Architecture(
         Classifier, Classes, lambda classes: Classifier(classes.n_features, classes.n_classes)
@@ -121,6 +123,9 @@ def load_network(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
 
 def _describe(module: nn.Module) -> dict[str, Any]:
     """Which architecture with which settings: what `_build` needs."""
+    if type(module) is Twins:
+        both = {"first": _describe(module.first), "second": _describe(module.second)}
+        return {"architecture": _TWINS, "settings": both}
     if type(module) is nn.ModuleDict:
         parts = {name: _describe(part) for name, part in module.items()}
         return {"architecture": _PARTS, "settings": parts}
@@ -140,6 +145,8 @@ def _build(description: Mapping[str, Any], where: str) -> nn.Module:
     if name == _PARTS:
         parts = {part: _build(each, where) for part, each in settings.items()}
         return nn.ModuleDict(parts)
+    if name == _TWINS:
+        return Twins(_build(settings["first"], where), _build(settings["second"], where))
     if name not in _ARCHITECTURES:
         raise ConfigError(
             f"{where}: no architecture {name!r} is known here. {did_you_mean(name, _ARCHITECTURES)}"

@@ -91,6 +91,12 @@ class ClassifierScores:
         return self.epochs[-1] if self.epochs else None
 
     @property
+    def last_five(self) -> float | None:
+        """The mean over the last five epochs that were tested; None where there were fewer."""
+        values = [one.accuracy for one in self.epochs[-5:]]
+        return float(np.mean(values)) if len(values) == 5 else None
+
+    @property
     def best_on_test(self) -> EpochAccuracy | None:
         """The epoch that the test images like best, the earliest of equals.
 
@@ -116,6 +122,7 @@ class ClassifierScores:
             **asdict(self),
             "confusion": np.column_stack([cells, counts]).tolist(),
             "last_epoch": None if last is None else asdict(last),
+            "last_five": self.last_five,
             "best_on_test": None if best is None else asdict(best),
         }
 
@@ -131,7 +138,7 @@ class ClassifierScores:
             confusion[row, column] = n_images
         reliability = given["calibration"]
         bins = tuple(Bin(**one) for one in reliability["bins"])
-        derived = ("last_epoch", "best_on_test")
+        derived = ("last_epoch", "last_five", "best_on_test")
         return cls(
             **{name: value for name, value in given.items() if name not in derived}
             | {

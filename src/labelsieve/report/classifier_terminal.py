@@ -13,7 +13,7 @@ from labelsieve.classified import Predictions
 from labelsieve.records import Findings, Verdict
 from labelsieve.report.classifier_evaluation import ClassifierEvaluation
 from labelsieve.report.classifier_scores import ClassifierScores, ClassScore, Interval, Spread
-from labelsieve.report.table import percent
+from labelsieve.report.table import label_agreement, percent
 from labelsieve.report.terminal import verdict_table
 from labelsieve.report.terminal_tables import (
     LOOK,
@@ -103,11 +103,9 @@ def terminal_classifier_evaluation(found: ClassifierEvaluation) -> RenderableTyp
 
 def _agreement(findings: Findings) -> Text:
     """What there is to say of the classifier where no test images are."""
-    said = (findings.label >= 0) & (findings.suggestion >= 0)
-    share = float((findings.suggestion == findings.label)[said].mean()) if said.any() else None
     return Text(
-        f"agrees with {percent(share)} of the labels; how often it is right, only test images "
-        "tell (--test IMAGES)"
+        f"agrees with {percent(label_agreement(findings))} of the labels; how often it is right, "
+        "only test images tell (--test IMAGES)"
     )
 
 
@@ -218,11 +216,10 @@ def _run_table(found: ClassifierEvaluation) -> TableOrLines:
 
 def _spread_table(found: ClassifierEvaluation) -> RenderableType:
     """A line for each measure: mean ± standard deviation, and the interval of the mean."""
-    title = f"Mean ± standard deviation over {len(found.runs)} runs, 95 % interval of the mean"
-    table = Table(title=title, **LOOK)
+    table = Table(title=f"Over {len(found.runs)} runs", **LOOK)
     table.add_column("", no_wrap=True)
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column("", justify="right", no_wrap=True)
+    for heading in ("mean ± std", "95 % interval of the mean"):
+        table.add_column(heading, justify="right", no_wrap=True)
     sentences = []
     for name, spread in found.over_runs.items():
         mean, interval = _spread(name, spread)

@@ -135,7 +135,7 @@ def charts_of(epochs: Sequence[Mapping[str, Any]], n_clusters: int) -> tuple[Cha
         loss_chart(epochs),
         _validation(epochs),
         shares_chart(epochs, "Learned from", LEARNED, "Of the images, at the end"),
-        _shares(
+        shares_chart(
             epochs, "Confident", CONFIDENT, "Of the held-out images' probabilities, at the end"
         ),
         _used(epochs, n_clusters),
@@ -179,6 +179,7 @@ def evidence_chart(evidence: Evidence) -> Chart:
 
 
 def loss_chart(epochs: Sequence[Mapping[str, Any]]) -> Chart | None:
+    """The loss of each epoch; None where there is none."""
     points = points_of(epochs, "loss")
     if not points:
         return None

@@ -170,12 +170,12 @@ def _suspect(findings: Findings, row: int, nearest: NDArray[np.int64]) -> Suspec
     suggestion, sure = int(findings.suggestion[row]), float(findings.suggestion_probability[row])
     near = [int(r) for r in nearest if r >= 0][:N_NEIGHBORS]
     return Suspect(
-        picture=_picture(findings, row),
+        picture=picture(findings, row),
         suggestion=findings.class_names[suggestion] if suggestion >= 0 else "",
         probability=float(findings.probabilities[row, Verdict.MISLABELED]),
         suggestion_probability=None if np.isnan(sure) else sure,
         reason=findings.reason[row],
-        neighbors=tuple(_picture(findings, r) for r in near),
+        neighbors=tuple(picture(findings, r) for r in near),
     )
 
 
@@ -183,7 +183,7 @@ def _group(findings: Findings, rows: NDArray[np.int64], n_shown: int) -> Group:
     labels = Counter(_labels(findings, rows.tolist()))
     return Group(
         n_images=len(rows),
-        pictures=tuple(_picture(findings, row) for row in rows[:n_shown]),
+        pictures=tuple(picture(findings, row) for row in rows[:n_shown]),
         labels=tuple(labels.most_common(3)),
     )
 
@@ -197,5 +197,6 @@ def _label(findings: Findings, row: int) -> str:
     return findings.class_names[label] if label >= 0 else ""
 
 
-def _picture(findings: Findings, row: int) -> Picture:
+def picture(findings: Findings, row: int) -> Picture:
+    """One image of findings, to show."""
     return Picture(int(row), findings.image[row], _label(findings, row))

@@ -130,6 +130,12 @@ def every_label_fits(findings: Findings) -> bool:
     )
 
 
+def label_agreement(findings: Findings) -> float | None:
+    """The share of the given labels that are suggested too; None without any."""
+    said = (findings.label >= 0) & (findings.suggestion >= 0)
+    return float((findings.suggestion == findings.label)[said].mean()) if said.any() else None
+
+
 def percent(share: float | None, digits: int = 1) -> str:
     """A share as text: 0.1234 is "12.3 %", what is not defined is "–".
 

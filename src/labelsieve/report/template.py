@@ -121,7 +121,7 @@ def _facts(about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if about.get("argv") and about["argv"][0] == about.get("job"):  # not that of a host program
         yield "command", "labelsieve " + shlex.join(map(str, about["argv"]))
     for key, words in (
-        ("recipe", "recipe"), ("features", "features"), ("seed", "seed"),
+        ("recipe", "recipe"), ("model", "model"), ("features", "features"), ("seed", "seed"),
         ("labelsieve", "labelsieve"), ("commit", "commit"), ("python", "Python"),
         ("platform", "system"), ("cpus", "CPUs"), ("device", "device"),
         ("peak_memory_mb", "peak memory, MB"),

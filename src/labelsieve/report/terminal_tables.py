@@ -26,7 +26,7 @@ class TableOrLines:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         names = self.table.columns[0]
         names.width = None  # as it was printed before, in a terminal of another width
-        longest = max(cell_len(str(cell)) for cell in names.cells)
+        longest = max(cell_len(str(cell)) for cell in (names.header, *names.cells))
         natural = console.measure(self.table, options=options.update(max_width=1000)).maximum
         room = options.max_width - (natural - longest)
         if room >= min(longest, LEAST_NAME_CELLS):

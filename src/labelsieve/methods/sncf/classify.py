@@ -23,6 +23,7 @@ from labelsieve.data.augment import Contrastive, Weak
 from labelsieve.data.batches import Batches, Source
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import Classifier, ProjectionHead, small_head, sncf_head
+from labelsieve.features.twins import twins_of
 from labelsieve.features.weights import drawn_from
 from labelsieve.logs import EpochLog
 from labelsieve.loop import LearningRate, Training, train
@@ -34,6 +35,7 @@ from labelsieve.methods.sncf.classifier import (
     averaged,
     n_features,
 )
+from labelsieve.methods.sncf.dividemix import DivideMix
 from labelsieve.methods.sncf.paper_training import Paper
 from labelsieve.methods.sncf.plain_training import Plain
 from labelsieve.methods.sncf.predictor import Predictor
@@ -64,7 +66,7 @@ def sgd(epochs: int, batch_size: int) -> Training:
 class Classify:
     """How a classifier is trained. Defaults: SNCF on CIFAR-100, as published."""
 
-    objective: Paper | Plain = field(default_factory=Paper)
+    objective: Paper | Plain | DivideMix = field(default_factory=Paper)
     weak: Weak = field(default_factory=Weak)
     strong: Contrastive = field(default_factory=lambda: Contrastive(smallest_crop=0.08))
     # The head that is contrasted. none: nothing is. small: two layers, for small networks; sncf:
@@ -155,6 +157,8 @@ def train_classifier(  # noqa: PLR0913 -- everything a training has, in one plac
     settings = settings or Classify()
     runtime = runtime or Runtime.start(precision=settings.training.precision)
     _check(source, beliefs, n_classes, rows)
+    if isinstance(settings.objective, DivideMix):
+        network = twins_of(network, seed + 2, redraw=settings.objective.second == "new")
     model = Prepared(_made(network, n_classes, settings, start, seed), runtime)
     optimizers = make_optimizers(settings.training.optimizer, model.parts().values())
     average = _average(model, settings, optimizers)
@@ -165,7 +169,7 @@ def train_classifier(  # noqa: PLR0913 -- everything a training has, in one plac
     warnings: list[str] = []
     work = Work(
         model, average, lambda: predictor(source, rows), views, beliefs, rows, n_classes,
-        settings.training, runtime, seed, warnings.append,
+        settings.training, runtime, seed, warnings.append, source,
     )  # fmt: skip
     phases = settings.objective.phases(work)
     state: dict[str, Kept] = {**model.parts(), **({} if average is None else {"average": average})}

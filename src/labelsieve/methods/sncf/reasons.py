@@ -43,9 +43,9 @@ def reasons(
     for row, label in enumerate(labels):
         given = repr(class_names[label]) if label >= 0 else ""
         other = repr(class_names[suggestion[row]])
-        clean, _, foreign = map(_percent, probabilities[row])
+        clean, _, foreign = map(percent, probabilities[row])
         wrong = probabilities[row, Verdict.MISLABELED]
-        likely = _percent(suggestion_probability[row])
+        likely = percent(suggestion_probability[row])
         if belief[row] < LEAST_BELIEF and verdict[row] == Verdict.CLEAN:
             found.append("Not judged: too little speaks for or against its label.")
         elif verdict[row] == Verdict.FOREIGN:
@@ -59,7 +59,7 @@ def reasons(
             text = f"{_labeled(n_suggested[row], n_asked)} {other}"
             rest = f"{given} gets {clean}, {other} {likely}"
             if suggestion_probability[row] <= probabilities[row, Verdict.CLEAN]:
-                rest += f", all but {given} together {_percent(wrong)}"
+                rest += f", all but {given} together {percent(wrong)}"
             found.append(f"{text}; {rest}.")
         else:
             text = f"{_labeled(n_same[row], n_asked)} {given} as well, which gets {clean}"
@@ -83,11 +83,11 @@ def _kinds(labels: NDArray[np.int64]) -> str:
     return f"{len(counts)} different labels, none more than {counts.max()} times"
 
 
-def _percent(probability: float) -> str:
+def percent(probability: float) -> str:
     """A probability in words: never 0 % or 100 %, which nothing here can be.
 
     Example:
-        >>> _percent(0.913), _percent(0.001), _percent(0.9999)
+        >>> percent(0.913), percent(0.001), percent(0.9999)
         ('91 %', 'under 1 %', 'over 99 %')
     """
     if probability < 0.01:

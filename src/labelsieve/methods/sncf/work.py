@@ -13,6 +13,7 @@ functions of rows, so that no objective need know which of them it has.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -27,6 +28,7 @@ from labelsieve.checkpoints import Kept
 from labelsieve.data.augment import Contrastive, Normalization, Weak, weak_view
 from labelsieve.data.draws import Draws, Stream
 from labelsieve.data.samplers import Sampler
+from labelsieve.data.sources import Source
 from labelsieve.features.contrast import Step, View, random_views
 from labelsieve.features.inference import middle_of
 from labelsieve.loop import LearningRate, Training
@@ -67,8 +69,10 @@ def image_views(
     return Views(weakly, strongly, middle_of(weak.size, normalization))
 
 
-def row_views(views: NDArray[np.floating[Any]] | None, device: torch.device, seed: int) -> Views:
-    """Views of rows of features: the rows as they are, or some of several views made before.
+def row_views(
+    views: NDArray[np.floating[Any]] | None, device: torch.device, seed: int, noise: float = 0.0
+) -> Views:
+    """Views of rows of features: the rows with some noise, or some of several views made before.
 
     Args:
         views: (R, N, D) features of R augmented views of each of the N images; may be
@@ -76,9 +80,17 @@ def row_views(views: NDArray[np.floating[Any]] | None, device: torch.device, see
             nothing to contrast.
         device: of the runtime.
         seed: of which view is taken.
+        noise: standard deviation of what is added to each number of a row that has no views. It is
+            uniform: over so many columns its shape does not show.
     """
+
+    def blurred(values: Tensor, rows: Tensor, epoch: int, number: int) -> Tensor:
+        drawn = Draws(seed, epoch, rows, number).uniform(Stream.NOISE, values.shape[1])
+        return values + drawn.sub_(0.5).mul_(noise * math.sqrt(12))
+
     if views is None:
-        return Views(lambda rows, *_: rows, None, lambda rows: rows)
+        weak = blurred if noise else lambda values, *_: values
+        return Views(weak, None, lambda values: values)
     n_views, on_cpu = len(views), device.type == "cpu"
     held = None if on_cpu else torch.from_numpy(np.array(views)).to(device)
 
@@ -108,6 +120,7 @@ class Work(NamedTuple):
     runtime: Runtime
     seed: int
     warn: Callable[[str], None]  # says when and why the result should not be trusted
+    source: Source  # of all N images, for an objective that asks its network in its own way
 
     @property
     def contrasts(self) -> bool:

@@ -1,0 +1,200 @@
+"""What robust training of a small network is worth on CIFAR-10 with wrong labels and foreign images.
+
+    python benchmarks/robust_training.py --data DIR --cache FOLDER [--seeds 0 1 2]
+        [--noise worse mixed none] [--sides plain mixup ...]
+    python benchmarks/robust_training.py --data DIR --cache FOLDER --epoch-cost
+
+DIR holds cifar10/ with the labels of CIFAR-10N and ood32/. A seed draws which of the 50,000 images
+are learned from, the noise, the first weights and the order of images; all sides of a seed share
+these. Test images are always all 10,000, with clean labels; scores are those of the last update.
+
+  worse   the label that one of three people gave, of CIFAR-10N (40 % wrong)
+  mixed   each image is replaced by a foreign one with probability .2, or its label is drawn from
+          all ten classes with probability .2, as SNCF does it
+  none    the labels of CIFAR-10
+
+  plain, mixup    cross-entropy on all images
+  cleanlab        cross-entropy on what cleanlab keeps: find_label_issues with its defaults, of
+                  out-of-sample probabilities of 5-fold logistic regression on the audit's features
+  clean, clean-mixup   the same on what the audit calls clean
+  robust          recipe robust, with what the audit believes
+  plain-long, mixup-long   as many updates as fit into the CPU seconds of robust
+
+All sides do the same number of updates of as many images. What was made is kept in FOLDER: a killed
+benchmark goes on with the first run it has not finished, and several may share it where they do
+not have the same noise and seed. CPU seconds of one thread; those of the audit are told apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
+parser.add_argument("--data", type=Path, required=True, help="folder with cifar10/ and ood32/")
+parser.add_argument("--cache", type=Path, required=True, help="folder that keeps sets and runs")
+parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+parser.add_argument("--noise", nargs="+", default=["worse", "mixed"], help="worse, mixed, none")
+parser.add_argument("--sides", nargs="+", help="only these")
+parser.add_argument("--images", type=int, default=20_000, help="to learn from")
+parser.add_argument("--updates", type=int, help="of every side; by default as --model cpu")
+parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
+                    help="change a setting of the model, on all sides")  # fmt: skip
+parser.add_argument("--robust", action="append", default=[], metavar="NAME=VALUE",
+                    help="change a setting of recipe robust alone")  # fmt: skip
+parser.add_argument("--epoch-cost", action="store_true", help="an epoch of robust against plain")
+options = parser.parse_args()
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+import torch  # noqa: E402
+from scipy.stats import t as student  # noqa: E402
+from sklearn.linear_model import LogisticRegression  # noqa: E402
+from sklearn.model_selection import StratifiedKFold, cross_val_predict  # noqa: E402
+
+from labelsieve.config import overrides, to_dict  # noqa: E402
+from labelsieve.data.decode import decode_images  # noqa: E402
+from labelsieve.data.read import read  # noqa: E402
+from labelsieve.data.sources import resident  # noqa: E402
+from labelsieve.features.backbones import network  # noqa: E402
+from labelsieve.features.dictionary import Dictionary, fit  # noqa: E402
+from labelsieve.methods.sncf.beliefs import Beliefs  # noqa: E402
+from labelsieve.methods.sncf.classify import train_classifier  # noqa: E402
+from labelsieve.methods.sncf.detect import detect  # noqa: E402
+from labelsieve.methods.sncf.robust import RobustDetection  # noqa: E402
+from labelsieve.methods.sncf.training_recipes import fitted  # noqa: E402
+from labelsieve.methods.sncf.work import image_views  # noqa: E402
+from labelsieve.neighbors.knn import nearest_neighbors  # noqa: E402
+
+torch.set_num_threads(1)
+CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
+RECIPES = {
+    "plain": "plain", "mixup": "mixup", "cleanlab": "plain", "clean": "clean",
+    "clean-mixup": "clean-mixup", "robust": "robust", "plain-long": "plain", "mixup-long": "mixup",
+}  # fmt: skip
+SIDES = [*RECIPES]
+
+
+class Set(NamedTuple):
+    """Images to learn from, and what is true of them."""
+
+    pixels: np.ndarray  # (N, 3, 32, 32) uint8
+    labels: np.ndarray  # (N,) as given
+    truth: np.ndarray  # (N,) of the image that was there before a foreign one took its place
+    foreign: np.ndarray  # (N,) bool
+
+
+class Audited(NamedTuple):
+    """What the audit and cleanlab say of a set."""
+
+    beliefs: Beliefs
+    kept: np.ndarray  # (N,) bool: by cleanlab
+    seconds: np.ndarray  # CPU seconds of features, audit and cleanlab
+
+
+def main() -> None:
+    if options.epoch_cost:
+        epoch_cost()
+        return
+    results = []
+    for noise in options.noise:
+        for seed in options.seeds:
+            made = make(noise, seed)
+            for side in options.sides or SIDES:
+                results.append({"noise": noise, "seed": seed, "side": side, **run(made, noise, seed, side)})
+                print(line(results[-1]), flush=True)
+    table(results)
+
+
+def make(noise: str, seed: int) -> Set:
+    """The set of a seed: some of the images, the labels or the images of some changed."""
+    file = options.cache / f"set-{noise}-{seed}-{options.images}.npz"
+    if not file.exists():
+        pixels, labels = images_of("cifar10/train.parquet", "label", "cifar10n_worse")
+        rows = np.sort(np.random.default_rng(seed).permutation(len(pixels))[: options.images])
+        pixels, truth = pixels[rows], labels["label"][rows]
+        given, foreign = truth.copy(), np.zeros(len(rows), bool)
+        rng = np.random.default_rng([seed, 1])
+        if noise == "worse":
+            given = labels["cifar10n_worse"][rows]
+        elif noise == "mixed":
+            pixels, given, foreign = with_foreign_and_mislabeled(pixels, truth, rng)
+        elif noise != "none":
+            raise SystemExit(f"--noise {noise}: expected worse, mixed or none.")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, pixels=pixels, labels=given, truth=truth, foreign=foreign)
+    with np.load(file) as arrays:
+        return Set(**{name: arrays[name] for name in Set._fields})
+
+
+def with_foreign_and_mislabeled(pixels, truth, rng, foreign_rate=0.2, mislabeled_rate=0.2):
+    """SNCF's noise: each image is foreign, or mislabeled, or neither, by one draw of its own."""
+    draw = rng.random(len(truth))
+    foreign = draw < foreign_rate
+    drawn = (draw >= foreign_rate) & (draw < foreign_rate + mislabeled_rate)
+    given = truth.copy()
+    given[drawn] = rng.integers(0, len(CLASSES), drawn.sum())  # the true class too
+    others, columns = images_of("ood32/ood32.parquet", "cifar10_overlap")
+    usable = np.flatnonzero(columns["cifar10_overlap"] == "")
+    pixels = pixels.copy()
+    pixels[foreign] = others[rng.permutation(usable)[: foreign.sum()]]
+    return pixels, given, foreign
+
+
+def images_of(name: str, *columns: str):
+    """Pixels (N, 3, 32, 32) of a table of the data, and some columns."""
+    path = options.data / name
+    table = pq.read_table(path, columns=[*columns])
+    values = {
+        column: table[column].to_numpy()
+        if str(table[column].type) != "string"
+        else np.array([text or "" for text in table[column].to_pylist()])
+        for column in columns
+    }
+    label = "class_name" if "ood32" in name else "label"
+    pixels = np.asarray(decode_images(read(str(path), label=label), 32).values)
+    return pixels, {n: v.astype(np.int64) if v.dtype.kind in "iu" else v for n, v in values.items()}
+
+
+def audited(made: Set, noise: str, seed: int) -> Audited:
+    """Dictionary features of the set, the audit's default recipe on them, and cleanlab on them."""
+    file = options.cache / f"audit-{noise}-{seed}-{options.images}-{Dictionary().digest()}.npz"
+    if not file.exists():
+        clocks = [time.process_time()]
+        features = fit(made.pixels, Dictionary(), seed=seed).transform(made.pixels)
+        clocks.append(time.process_time())
+        neighbors = nearest_neighbors(features, 50)
+        found = detect(features, neighbors, made.labels, CLASSES, RobustDetection(), seed=seed)
+        clocks.append(time.process_time())
+        kept = kept_by_cleanlab(features, made.labels, seed)
+        clocks.append(time.process_time())
+        np.savez(
+            file, kinds=found.probabilities, suggestion=found.suggestion,
+            suggestion_probability=found.suggestion_probability,
+            foreign_group=found.foreign_group, kept=kept, seconds=np.diff(clocks),
+        )  # fmt: skip
+    with np.load(file) as arrays:
+        columns = {name: arrays[name] for name in arrays}
+    kept, seconds = columns.pop("kept"), columns.pop("seconds")
+    certain = np.zeros(len(kept), bool)
+    return Audited(Beliefs(labels=made.labels, certain=certain, **columns), kept, seconds)
+
+
+def kept_by_cleanlab(features, labels, seed):
+    """(N,) bool: what cleanlab's default filter finds no issue with."""
+    from cleanlab.filter import find_label_issues
+
+    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    classifier = LogisticRegression(max_iter=1000)
+    p = cross_val_predict(classifier, features, labels, cv=folds, method="predict_proba")
+    return ~find_label_issues(labels, p, n_jobs=1)

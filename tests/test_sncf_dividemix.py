@@ -1,0 +1,185 @@
+"""Two networks that divide the labels for each other: the parts, and small trainings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import reference_sncf_training as slow
+from labelsieve.errors import ConfigError, DataError
+from labelsieve.features.twins import Twins
+from labelsieve.loop import LearningRate
+from labelsieve.methods.sncf.beliefs import Beliefs
+from labelsieve.methods.sncf.dividemix import DivideMix, refined_or_guessed
+from labelsieve.runtime import Runtime
+from made_noisy import QUICK, Noisy, logs, noisy, test_of, trained, trained_on_rows, weights
+from processes import together
+
+SMALL = replace(
+    QUICK,
+    objective=DivideMix(warmup=0.25, rampup=0.2, unlabeled_weight=5),
+    projection="none",
+    training=replace(QUICK.training, epochs=8, batch_size=32),
+)
+
+
+def mislabeled() -> Noisy:
+    """210 images, two of seven with a wrong label; 60 to test on."""
+    return noisy(n=150, n_mislabeled=60, n_foreign=0, n_broken=0)
+
+
+def division(folder: Path) -> torch.Tensor:
+    """(2, N) that the last checkpoint holds."""
+    kept = torch.load(folder / "train" / "state.pt", weights_only=True)["kept"]
+    return kept["state.clean"]
+
+
+# targets
+
+
+@given(
+    n=st.integers(1, 5), n_classes=st.integers(1, 5), k=st.integers(0, 1),
+    threshold=st.floats(0.1, 0.9), seed=st.integers(0, 10**6),
+)  # fmt: skip
+def test_right_labels_are_refined_by_the_own_network_and_others_guessed_by_both(
+    n, n_classes, k, threshold, seed
+):
+    generator = torch.Generator().manual_seed(seed)
+    said = torch.randn(2, 2, n, n_classes, generator=generator, dtype=torch.float64).softmax(-1)
+    labels = torch.randint(-1, n_classes, (n,), generator=generator)
+    clean = torch.rand(n, generator=generator, dtype=torch.float64).masked_fill(labels < 0, 0)
+    found = refined_or_guessed(labels, clean, said, k, DivideMix(threshold=threshold))
+    for i in range(n):
+        w = clean[i].item()
+        views = said[k, :, i] if w > threshold else said[:, :, i].flatten(0, 1)
+        p = views.mean(dim=0).tolist()
+        if w > threshold:
+            p = [w * (c == labels[i]) + (1 - w) * p[c] for c in range(n_classes)]
+        expected = torch.tensor(slow.sharpened_guess(p, 2.0), dtype=torch.float64)
+        torch.testing.assert_close(found[i], expected)
+
+
+def test_settings_that_make_no_sense_are_refused():
+    for name, value, expected in (
+        ("warmup", 1.0, "0 <= warmup < 1"), ("rampup", -0.1, "0 <= rampup < 1"),
+        ("threshold", 0.0, "0 < threshold < 1"), ("power", 0.5, "1 or more"),
+        ("alpha", 0.0, "above 0"), ("unlabeled_weight", -1.0, "0 or more"),
+        ("balance_weight", float("nan"), "0 or more"), ("second", "other", "one of new, copy"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"{name} is .*{expected}"):
+            DivideMix(**{name: value})
+
+
+# trainings
+
+
+def test_two_networks_learn_the_classes_and_divide_right_labels_from_wrong_ones(tmp_path: Path):
+    made = mislabeled()
+    log, lines = logs(tmp_path / "log.jsonl")
+    found = trained(made, SMALL, folder=tmp_path, log=log, test=test_of(made))
+    assert [line["phase"] for line in lines()] == ["warm-up"] * 2 + ["train"] * 6
+    assert lines()[-1]["test_accuracy"] > 0.95
+    assert isinstance(found.network, Twins)
+    assert found.probabilities.shape == (210, 3)
+    truth = made.truth[made.rows]
+    assert (found.probabilities.argmax(1) == truth).mean() > 0.95  # 5 of 7 labels are right
+    right = made.beliefs.labels[made.rows] == truth
+    clean = division(tmp_path)
+    for posterior in clean[:, made.rows].numpy():
+        assert ((posterior > 0.5) == right).mean() > 0.9
+    assert clean[:, made.test_rows].abs().sum() == 0  # nobody asked for them
+    assert not torch.equal(*clean)
+
+
+def test_both_networks_are_trained_and_differ():
+    found = trained(mislabeled(), SMALL)
+    first, second = (
+        [parameter.detach() for parameter in network.parameters()]
+        for network in (found.network.first, found.network.second)
+    )
+    assert not any(map(torch.equal, first, second))
+
+
+@pytest.mark.parametrize("n_batches", [5, 12, 20, 30])  # 12 in the warm-up, then 6 an epoch
+def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path, n_batches: int):
+    often = replace(SMALL.training, checkpoint_minutes=1e-9)
+    settings, made = replace(SMALL, average=0.9, training=often), mislabeled()
+    whole = trained(made, settings, folder=tmp_path / "whole")
+
+    def stop(done: int, total: int) -> None:
+        assert total == 48
+        if done == n_batches:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(made, settings, folder=tmp_path / "cut", progress=stop)
+    resumed = trained(made, settings, folder=tmp_path / "cut")
+    assert torch.equal(weights(resumed), weights(whole))
+    np.testing.assert_array_equal(resumed.probabilities, whole.probabilities)
+    assert torch.equal(division(tmp_path / "cut"), division(tmp_path / "whole"))
+
+
+def test_another_seed_is_another_training_and_the_same_one_is_not():
+    made, brief = mislabeled(), replace(SMALL, training=replace(SMALL.training, epochs=2))
+    first, again, other = (weights(trained(made, brief, seed=seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def short(launched: bool = False) -> np.ndarray:
+    """Three epochs, one of them of warm-up; a rate so low that rounding does not grow."""
+    training = replace(SMALL.training, epochs=3, learning_rate=LearningRate(0.01, "constant"))
+    runtime = Runtime.start() if launched else None
+    return trained(mislabeled(), replace(SMALL, training=training), runtime=runtime).probabilities
+
+
+def test_two_processes_do_what_one_does():
+    alone, both = short(), together(short, True)
+    np.testing.assert_array_equal(both[0], both[1])
+    np.testing.assert_allclose(both[0], alone, atol=1e-3)
+
+
+def test_images_without_label_are_guessed_and_never_right(tmp_path: Path):
+    made = mislabeled()
+    labels = made.beliefs.labels.copy()
+    labels[made.rows[::3]] = -1
+    blind = made._replace(beliefs=Beliefs.trusting(labels))
+    found = trained(blind, SMALL, folder=tmp_path)
+    assert division(tmp_path)[:, made.rows[::3]].abs().sum() == 0
+    assert (found.probabilities[::3].argmax(1) == made.truth[made.rows[::3]]).mean() > 0.9
+    nothing = made._replace(beliefs=Beliefs.trusting(np.full(len(labels), -1)))
+    with pytest.raises(DataError, match="none of 210 images has a label"):
+        trained(nothing, SMALL)
+
+
+def test_one_epoch_is_all_division_and_one_more_has_a_warm_up(tmp_path: Path):
+    made = mislabeled()
+    for epochs, phases in ((1, ["train"]), (2, ["warm-up", "train"])):
+        log, lines = logs(tmp_path / f"{epochs}.jsonl")
+        settings = replace(SMALL, training=replace(SMALL.training, epochs=epochs))
+        trained(made, settings, log=log)
+        assert [line["phase"] for line in lines()] == phases
+
+
+def test_rows_of_features_are_divided_too(tmp_path: Path):
+    made = mislabeled()
+    found = trained_on_rows(made, SMALL, folder=tmp_path)
+    assert (found.probabilities.argmax(1) == made.truth[made.rows]).mean() > 0.95
+    right = made.beliefs.labels == made.truth
+    clean = division(tmp_path).numpy() > 0.5
+    assert (clean[:, made.rows] == right[made.rows]).mean() > 0.9
+
+
+def test_the_penalty_of_the_warm_up_makes_predictions_modest():
+    made = mislabeled()
+    sure = []
+    for modesty in (0.0, 1.0):
+        objective = replace(SMALL.objective, warmup=0.9, modesty=modesty)
+        sure.append(trained_on_rows(made, replace(SMALL, objective=objective)).probabilities.max(1))
+    assert sure[1].mean() < sure[0].mean() - 0.05
