@@ -198,3 +198,23 @@ def kept_by_cleanlab(features, labels, seed):
     classifier = LogisticRegression(max_iter=1000)
     p = cross_val_predict(classifier, features, labels, cv=folds, method="predict_proba")
     return ~find_label_issues(labels, p, n_jobs=1)
+
+
+def run(made: Set, noise: str, seed: int, side: str) -> dict[str, float]:
+    """One side: what it scores on the test images, and what it took."""
+    settings = settings_of(side, noise, seed)
+    digest = hashlib.blake2b(json.dumps(settings).encode(), digest_size=6).hexdigest()
+    file = options.cache / f"run-{noise}-{seed}-{side}-{digest}.json"
+    if not file.exists():
+        found = train(made, noise, seed, side)
+        file.write_text(json.dumps(found | {"settings": settings}))
+    return {name: value for name, value in json.loads(file.read_text()).items() if name != "settings"}
+
+
+def train(made: Set, noise: str, seed: int, side: str) -> dict[str, float]:
+    said = audited(made, noise, seed)
+    model = model_of(side)
+    rows = np.flatnonzero(said.kept) if side == "cleanlab" else np.arange(len(made.labels))
+    n_learned = int((said.beliefs.verdict == 0).sum()) if side.startswith("clean-") or side == "clean" else len(rows)
+    settings = with_updates(model.classify, n_learned, updates_of(side, noise, seed))
+    ...

@@ -21,6 +21,7 @@ from labelsieve.features.heads import ClusterHeads
 from labelsieve.features.joint import JointModel
 from labelsieve.features.pretrain import Pretrain
 from labelsieve.features.saved import load_network
+from labelsieve.features.timm_nets import TimmNet
 from labelsieve.features.weights import digest
 from labelsieve.inputs import Progress
 from labelsieve.records import Features, ImageSet
@@ -122,6 +123,13 @@ def as_backbone(trained: Trained) -> Backbone:
     mean, deviation = trained.normalization
     name = f"{type(trained.backbone).__name__} trained before {digest(module)}"
     return Backbone(module, trained.view_size, mean, deviation, name)
+
+
+def of_backbone(network: TimmNet) -> Trained:
+    """A network of timm's; images are a seventh larger than its views, 256 for 224."""
+    size = network.settings.size
+    module = in_training_format(network)
+    return Trained(module, None, size + size // 7, size, network.normalization, "network", None)
 
 
 def in_training_format(module: nn.Module) -> nn.Module:

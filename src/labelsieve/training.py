@@ -135,7 +135,7 @@ def training_inputs(source: str, chosen: Mapping[str, Any]) -> Inputs:
             f"{source}: made by `labelsieve {about['job']}`, which leaves no findings; expected "
             "images, or a run of `labelsieve audit`."
         )
-    decided = ("label", "truth", "features", "backbone", "pretrain")
+    decided = ("label", "truth", "features", "pretrain")
     given = [name for name in decided if chosen.get(name) is not None]
     if given:
         raise ConfigError(

@@ -26,8 +26,9 @@ from labelsieve.data.decode import decode_images
 from labelsieve.data.held_out import HeldOut
 from labelsieve.data.sources import of_rows
 from labelsieve.errors import ConfigError
-from labelsieve.features.backbones import network
+from labelsieve.features.backbones import load_timm, network
 from labelsieve.features.rows import Rows
+from labelsieve.features.timm_nets import trainable
 from labelsieve.features.weights import drawn_from
 from labelsieve.inputs import Inputs, Progress
 from labelsieve.logs import EpochLog
@@ -42,7 +43,7 @@ from labelsieve.representation import FeatureMaker
 from labelsieve.run import Run, read_run
 from labelsieve.runtime import Runtime
 from labelsieve.stages import rows_of
-from labelsieve.trained import PRETEXT, Trained, load_trained
+from labelsieve.trained import PRETEXT, Trained, load_trained, of_backbone
 from labelsieve.training_evidence import findings_of
 from labelsieve.training_settings import Train
 
@@ -142,14 +143,21 @@ def given_network(inputs: Inputs, settings: Train) -> Trained | None:
     given = None
     if inputs.network is not None:
         given = load_trained(inputs.network, settings.audit.pretrain)
+    named = "--network" if given else "--backbone" if inputs.backbone else None
+    if inputs.audited is not None and settings.rows == "features" and named:
+        raise ConfigError(
+            f"{named}: the features are those of the audit in {inputs.audited}. Leave it out, or "
+            "train the network itself with --model finetune."
+        )
     begins = settings.rows == "images" and settings.start == "pretrained"
     if settings.rows == "images" and not begins and settings.network is None:
         raise ConfigError("start is 'scratch', and no network is named. Set network=NAME.")
-    elsewhere = settings.audit.pretrain is not None or inputs.audited is not None
+    others = (settings.audit.pretrain, inputs.audited, inputs.backbone)
+    elsewhere = any(each is not None for each in others)
     if begins and given is None and not elsewhere:
         raise ConfigError(
-            "start is 'pretrained', and there is no network to begin with. Add --network PATH or "
-            "--pretrain RECIPE, or set start=scratch."
+            "start is 'pretrained', and there is no network to begin with. Add --network PATH, "
+            "--backbone timm:NAME or --pretrain RECIPE, or set start=scratch."
         )
     return given
 
@@ -164,6 +172,9 @@ def start_of(job: Job, given: Trained | None) -> Trained | None:
         return None
     if given is not None:
         return given
+    if job.inputs.backbone is not None:
+        backbone = load_timm(job.inputs.backbone, job.inputs.weights)
+        return of_backbone(trainable(backbone, job.inputs.backbone))
     if (job.run.path / PRETEXT).is_dir():
         return load_trained(job.run.path / PRETEXT)
     raise ConfigError(

@@ -19,6 +19,7 @@ from labelsieve.features.inception import InceptionResNet, InceptionShape
 from labelsieve.features.resnets import PreActResNet, PreActShape, ResNet, ResNetShape
 from labelsieve.features.rows import Rows, RowShape
 from labelsieve.features.small_nets import DictionaryNet, DictionaryShape
+from labelsieve.features.timm_nets import TimmNet, TimmShape
 from labelsieve.features.twins import Twins
 from labelsieve.features.weights import digest, drawn_from, load_strict, read_state
 from labelsieve.files import atomic, write_json
@@ -40,6 +41,7 @@ _ARCHITECTURES = {
     "preact-resnet": _Architecture(PreActResNet, PreActShape, PreActResNet),
     "inception-resnet": _Architecture(InceptionResNet, InceptionShape, InceptionResNet),
     "dictionary-net": _Architecture(DictionaryNet, DictionaryShape, DictionaryNet),
+    "timm": _Architecture(TimmNet, TimmShape, TimmNet),
     "rows": _Architecture(Rows, RowShape, lambda shape: Rows(shape.n_in, shape.n_hidden)),
     "projection-head": _Architecture(ProjectionHead, Projection, ProjectionHead),
     "classifier": _Architecture(

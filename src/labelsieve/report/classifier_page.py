@@ -92,6 +92,7 @@ def write_classifier_page(  # noqa: PLR0913 -- what there is to show, each where
         "class_rows": _class_rows(scores, noise),
         "heat": heat_map(findings),
         "confusions": top_confusions(findings, N_CONFUSIONS),
+        "confusions_title": "Which labels are wrong",
         "predicted": _predicted(scores),
         "called": lambda c: "" if scores is None else scores.class_names[c],
         "galleries": shown.galleries,

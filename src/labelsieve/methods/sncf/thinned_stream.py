@@ -1,0 +1,73 @@
+"""One stream of images in which those that teach little come less often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelsieve.data.samplers import Sampler, shuffled
+from labelsieve.errors import ConfigError, DataError
+
+
+def thinned(
+    rows: NDArray[np.int64],
+    rates: NDArray[np.floating],
+    batch_size: int,
+    seed: int,
+    *,
+    n_processes: int = 1,
+) -> Sampler:
+    """Each row in a share of the epochs, evenly spread over them, and at most once in an epoch.
+
+    An image whose losses count by a weight near zero costs as much as any other. Where it comes as
+    seldom as it counts, the same number of updates learns from more images that count.
+
+    Args:
+        rows: (M,) which rows, each once.
+        rates: (M,) in [0, 1]: the share of epochs that each row is in. Where all are 1, these are
+            the batches of `shuffled`.
+        batch_size: of all processes together, at most: of fewer rows an epoch, all are one batch.
+        seed: at least 0.
+        n_processes: that share a batch.
+
+    Raises:
+        ConfigError: a rate outside [0, 1], or the batch size is not positive.
+        DataError: not one rate a row, or fewer rows an epoch than processes.
+
+    Example:
+        >>> sampler = thinned(np.arange(8), np.repeat([1.0, 0.5], 4), batch_size=3, seed=0)
+        >>> len(sampler), [len(rows) for rows in sampler.epoch(0)]
+        (2, [3, 3])
+    """
+    if rates.shape != rows.shape:
+        raise DataError(f"rates are {rates.shape} of rows {rows.shape}; expected one a row.")
+    if len(rates) and not 0 <= rates.min() <= rates.max() <= 1:
+        raise ConfigError(
+            f"rates run from {rates.min()} to {rates.max()}; expected shares of the epochs, in "
+            "[0, 1]."
+        )
+    if len(rates) == 0 or rates.min() == 1:
+        return shuffled(rows, batch_size, seed, n_processes=n_processes)
+    # Of any epoch at least this many rows are there: one by one they begin at another phase.
+    n_each = int(np.floor(rates.sum(dtype=np.float64) + 1e-6))
+    size = len(shuffled(max(n_each, 0), batch_size, seed, n_processes=n_processes))
+    whole = shuffled(n_each, batch_size, seed, n_processes=n_processes).batch_size
+    return _Thinned(rows, rates.astype(np.float64), whole, size, seed)
+
+
+@dataclass(frozen=True)
+class _Thinned:
+    rows: NDArray[np.int64]
+    rates: NDArray[np.float64]
+    batch_size: int
+    n_batches: int
+    seed: int
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def epoch(self, epoch: int) -> Iterator[NDArray[np.int64]]:
+        raise NotImplementedError
