@@ -63,16 +63,21 @@ from sklearn.linear_model import LogisticRegression  # noqa: E402
 from sklearn.model_selection import StratifiedKFold, cross_val_predict  # noqa: E402
 
 from labelsieve.config import overrides, to_dict  # noqa: E402
+from labelsieve.data.augment import AS_STORED, clean_view  # noqa: E402
 from labelsieve.data.decode import decode_images  # noqa: E402
 from labelsieve.data.read import read  # noqa: E402
 from labelsieve.data.sources import resident  # noqa: E402
 from labelsieve.features.backbones import network  # noqa: E402
 from labelsieve.features.dictionary import Dictionary, fit  # noqa: E402
 from labelsieve.methods.sncf.beliefs import Beliefs  # noqa: E402
-from labelsieve.methods.sncf.classify import train_classifier  # noqa: E402
+from labelsieve.methods.sncf.classify import (  # noqa: E402
+    Classify,
+    TrainedClassifier,
+    train_classifier,
+)
 from labelsieve.methods.sncf.detect import detect  # noqa: E402
 from labelsieve.methods.sncf.robust import RobustDetection  # noqa: E402
-from labelsieve.methods.sncf.training_recipes import fitted  # noqa: E402
+from labelsieve.methods.sncf.training_recipes import Model, fitted  # noqa: E402
 from labelsieve.methods.sncf.work import image_views  # noqa: E402
 from labelsieve.neighbors.knn import nearest_neighbors  # noqa: E402
 
@@ -83,6 +88,7 @@ RECIPES = {
     "clean-mixup": "clean-mixup", "robust": "robust", "plain-long": "plain", "mixup-long": "mixup",
 }  # fmt: skip
 SIDES = [*RECIPES]
+MODEL = "cpu"
 
 
 class Set(NamedTuple):
@@ -111,7 +117,9 @@ def main() -> None:
         for seed in options.seeds:
             made = make(noise, seed)
             for side in options.sides or SIDES:
-                results.append({"noise": noise, "seed": seed, "side": side, **run(made, noise, seed, side)})
+                results.append(
+                    {"noise": noise, "seed": seed, "side": side, **run(made, noise, seed, side)}
+                )
                 print(line(results[-1]), flush=True)
     table(results)
 
@@ -202,19 +210,175 @@ def kept_by_cleanlab(features, labels, seed):
 
 def run(made: Set, noise: str, seed: int, side: str) -> dict[str, float]:
     """One side: what it scores on the test images, and what it took."""
-    settings = settings_of(side, noise, seed)
-    digest = hashlib.blake2b(json.dumps(settings).encode(), digest_size=6).hexdigest()
+    settings = model_of(side)
+    facts = {**to_dict(settings), "images": options.images, "updates": options.updates}
+    digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=6).hexdigest()
     file = options.cache / f"run-{noise}-{seed}-{side}-{digest}.json"
     if not file.exists():
-        found = train(made, noise, seed, side)
-        file.write_text(json.dumps(found | {"settings": settings}))
-    return {name: value for name, value in json.loads(file.read_text()).items() if name != "settings"}
+        found = train(made, noise, seed, side, settings)
+        file.write_text(json.dumps(found | {"settings": facts}))
+    found = json.loads(file.read_text())
+    del found["settings"]
+    return found
 
 
-def train(made: Set, noise: str, seed: int, side: str) -> dict[str, float]:
+def model_of(side: str) -> Model:
+    """The settings of a side: recipe and model by name, and what the command line changes."""
+    made = overrides(fitted(RECIPES[side], MODEL), options.set)
+    if side == "robust":
+        made = overrides(made, [f"classify.objective.{change}" for change in options.robust])
+    return replace(made, classify=replace(made.classify, test_every=0))
+
+
+def train(made: Set, noise: str, seed: int, side: str, settings: Model) -> dict[str, float]:
     said = audited(made, noise, seed)
-    model = model_of(side)
+    size = settings.image_size
     rows = np.flatnonzero(said.kept) if side == "cleanlab" else np.arange(len(made.labels))
-    n_learned = int((said.beliefs.verdict == 0).sum()) if side.startswith("clean-") or side == "clean" else len(rows)
-    settings = with_updates(model.classify, n_learned, updates_of(side, noise, seed))
-    ...
+    n_learned = len(rows)
+    if side in ("clean", "clean-mixup"):
+        n_learned = int((said.beliefs.verdict == 0).sum())
+    if side.endswith("-long"):
+        short = run(made, noise, seed, side.removesuffix("-long"))
+        robust = run(made, noise, seed, "robust")
+        n_updates = round(updates() * robust["seconds"] / short["seconds"])
+    else:
+        n_updates = updates()
+    classify = with_updates(settings.classify, n_learned, n_updates)
+    clock = time.process_time()
+    pixels = resized(made.pixels, size)
+    backbone = network(settings.network, pixels=pixels, seed=seed)
+    views = image_views(classify.weak, classify.strong, backbone.normalization, seed)
+    done = 0
+
+    def progress(n_done: int, _: int) -> None:
+        nonlocal done
+        done = n_done
+
+    trained = train_classifier(
+        resident(pixels), backbone, said.beliefs, len(CLASSES), classify,
+        rows=rows, views=views, seed=seed, progress=progress,
+    )  # fmt: skip
+    seconds = time.process_time() - clock
+    return {
+        "accuracy": test_accuracy(trained, views.clean, size),
+        "updates": done,
+        "seconds": seconds,
+        "audit_seconds": float(said.seconds[:2].sum()),
+        **fits(trained.probabilities, made, rows),
+    }
+
+
+def updates() -> int:
+    """Of each side, but the long ones: those of --model cpu for so many images."""
+    model = fitted("plain", MODEL)
+    n_batches = options.images // model.classify.training.batch_size
+    return options.updates or min(model.most_updates, model.classify.training.epochs * n_batches)
+
+
+def with_updates(classify: Classify, n_images: int, n_updates: int) -> Classify:
+    """As many epochs as come closest to so many updates."""
+    n_batches = max(1, n_images // classify.training.batch_size)
+    training = replace(classify.training, epochs=max(1, round(n_updates / n_batches)))
+    return replace(classify, training=training)
+
+
+def resized(pixels: np.ndarray, size: int) -> np.ndarray:
+    if pixels.shape[2] == size:
+        return pixels
+    views = clean_view(torch.from_numpy(pixels), size, AS_STORED)
+    return views.round().clamp(0, 255).to(torch.uint8).contiguous().numpy()
+
+
+@torch.no_grad()
+def test_accuracy(trained: TrainedClassifier, clean, size: int) -> float:
+    """Of the last update, on all 10,000 images."""
+    pixels, labels = images_of("cifar10/test.parquet", "label")
+    trained.network.eval()
+    right = 0
+    for first in range(0, len(pixels), 500):
+        images = clean(torch.from_numpy(resized(pixels[first : first + 500], size)))
+        said = trained.classifier(trained.network(images)).argmax(dim=1).numpy()
+        right += int((said == labels["label"][first : first + 500]).sum())
+    return right / len(pixels)
+
+
+def fits(probabilities: np.ndarray, made: Set, rows: np.ndarray) -> dict[str, float]:
+    """Of the mislabeled images learned from: how many get their wrong label, and their class."""
+    wrong = ((made.labels != made.truth) & ~made.foreign)[rows]
+    if not wrong.any():
+        return {}
+    said = probabilities.argmax(axis=1)[wrong]
+    return {
+        "fits_wrong": float((said == made.labels[rows][wrong]).mean()),
+        "right_of_wrong": float((said == made.truth[rows][wrong]).mean()),
+    }
+
+
+def line(result: dict) -> str:
+    cells = [f"{key} {value:.4g}" for key, value in result.items() if isinstance(value, float)]
+    return f"{result['noise']:6} seed {result['seed']} {result['side']:12} " + "  ".join(cells)
+
+
+def table(results: list[dict]) -> None:
+    """Mean and 95 % interval over seeds, and what robust gains within each seed."""
+    print("\n| noise | side | test accuracy, % | robust is above by | CPU s | updates |")
+    print("|---|---|---|---|---|---|")
+    for noise in dict.fromkeys(result["noise"] for result in results):
+        here = [result for result in results if result["noise"] == noise]
+        best = {r["seed"]: r["accuracy"] for r in here if r["side"] == "robust"}
+        for side in dict.fromkeys(result["side"] for result in here):
+            mine = [result for result in here if result["side"] == side]
+            gains = [best[r["seed"]] - r["accuracy"] for r in mine if r["seed"] in best]
+            gain = "" if side == "robust" or not gains else interval(gains)
+            seconds, n_updates = (np.mean([r[key] for r in mine]) for key in ("seconds", "updates"))
+            accuracy = interval([r["accuracy"] for r in mine])
+            print(f"| {noise} | {side} | {accuracy} | {gain} | {seconds:.0f} | {n_updates:.0f} |")
+
+
+def interval(shares: list[float]) -> str:
+    """Mean and half the 95 % interval of Student's t, in %."""
+    values = 100 * np.array(shares)
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return f"{values.mean():.1f} ± {half:.1f}"
+
+
+def epoch_cost() -> None:
+    """CPU seconds of an epoch of robust and of plain, in turns, and their ratio."""
+    seed = options.seeds[0]
+    made = make("mixed", seed)
+    said = audited(made, "mixed", seed)
+    seconds: dict[str, list[float]] = {"plain": [], "robust": []}
+    for _ in range(3):
+        for side, found in seconds.items():
+            found.append(epoch_seconds(made, said, side, seed))
+            print(f"{side:8} {found[-1]:.2f} CPU s an epoch", flush=True)
+    ratios = [robust / plain for plain, robust in zip(*seconds.values(), strict=True)]
+    print(f"ratio {np.median(ratios):.2f}, of single rounds {min(ratios):.2f} to {max(ratios):.2f}")
+
+
+def epoch_seconds(made: Set, said: Audited, side: str, seed: int) -> float:
+    """The mean of the second half of four epochs: by then robust does all that it ever does."""
+    settings = model_of(side)
+    classify = with_updates(settings.classify, len(made.labels), 1)
+    classify = replace(classify, training=replace(classify.training, epochs=4))
+    pixels = resized(made.pixels, settings.image_size)
+    backbone = network(settings.network, pixels=pixels, seed=seed)
+    views = image_views(classify.weak, classify.strong, backbone.normalization, seed)
+    clocks: list[float] = []
+    train_classifier(
+        resident(pixels), backbone, said.beliefs, len(CLASSES), classify,
+        rows=np.arange(len(pixels)), views=views, seed=seed,
+        progress=lambda done, _: clocks.append(time.process_time()),
+    )  # fmt: skip
+    half = len(clocks) // 2
+    return (
+        (clocks[-1] - clocks[half - 1])
+        / (len(clocks) - half)
+        * (len(pixels) // classify.training.batch_size)
+    )
+
+
+if __name__ == "__main__":
+    main()

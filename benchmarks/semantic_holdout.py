@@ -188,6 +188,8 @@ def kinds_line(mixed: Mixed, found: Any) -> str:
 
 def objective(side: str, beliefs: Any, options: argparse.Namespace) -> tuple[Any, int]:
     """What a side learns, and in how many epochs it has the updates."""
+    import numpy as np
+
     from labelsieve.config import overrides
     from labelsieve.methods.sncf.paper_training import Paper
     from labelsieve.methods.sncf.plain_training import Plain
@@ -195,19 +197,19 @@ def objective(side: str, beliefs: Any, options: argparse.Namespace) -> tuple[Any
     from labelsieve.methods.sncf.streams import three_streams
 
     n, n_clean = len(beliefs), int((beliefs.verdict == 0).sum())
-    rows = __import__("numpy").arange(n)
+    rows = np.arange(n)
     if side == "paper":
-        before = round(WARMUP * options.steps / (n_clean // BATCH_SIZE))
+        before = max(1, round(WARMUP * options.steps / (n_clean // BATCH_SIZE)))
         streams = len(three_streams(beliefs.verdict, rows, BATCH_SIZE, 0))
-        after = round((1 - WARMUP) * options.steps / streams)
+        after = max(1, round((1 - WARMUP) * options.steps / streams))
         return Paper(warmup=before / (before + after)), before + after
     if side == "robust":
         settings = overrides(Robust(), options.changes)
         n_batches = len(settings.sampler(beliefs, rows, BATCH_SIZE, 0))
-        return settings, round(options.steps / n_batches)
+        return settings, max(1, round(options.steps / n_batches))
     alpha, on = (1.0 if "mixup" in side else 0.0), ("clean" if "clean" in side else "all")
     seen = n_clean if on == "clean" else n
-    return Plain(alpha=alpha, on=on), round(options.steps / (seen // BATCH_SIZE))  # type: ignore
+    return Plain(alpha=alpha, on=on), max(1, round(options.steps / (seen // BATCH_SIZE)))  # type: ignore
 
 
 def train_side(

@@ -53,7 +53,9 @@ def noisy(n=120, n_mislabeled=36, n_foreign=36, n_broken=4, n_test=60, seed=0) -
     colors = COLORS[truth].astype(float)
     colors[truth < 0] = random.uniform(0, 255, ((truth < 0).sum(), 3))
     colors[groups == 0], colors[groups == 1] = (220, 220, 30), (30, 220, 220)
-    ramp = np.linspace(-40, 40, SIZE)[None, None, None, :] * random.choice([-1, 1], (n_all, 1, 1, 1))
+    ramp = np.linspace(-40, 40, SIZE)[None, None, None, :] * random.choice(
+        [-1, 1], (n_all, 1, 1, 1)
+    )
     noise = random.normal(0, 20, (n_all, 3, SIZE, SIZE))
     pixels = (colors[:, :, None, None] + ramp + noise).clip(0, 255).astype(np.uint8)
     kind = np.repeat([0, 1, 0, 2, 2], [n, n_mislabeled, n_test, n_foreign, n_broken])

@@ -30,7 +30,9 @@ def cross_entropy(logits, target):
 
 def mixed(images, order, factor):
     """Pixels (any nested numbers that add up, such as tensors), mixed one by one."""
-    return [factor * image + (1 - factor) * images[j] for image, j in zip(images, order, strict=True)]
+    return [
+        factor * image + (1 - factor) * images[j] for image, j in zip(images, order, strict=True)
+    ]
 
 
 def classification_loss(logits, targets, order, factor):

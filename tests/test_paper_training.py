@@ -28,7 +28,7 @@ from labelsieve.methods.sncf.paper_training import (
     warmup_step,
 )
 from labelsieve.methods.sncf.streams import clean_stream, three_streams
-from labelsieve.methods.sncf.work import STRONG, WEAK, Work, row_views
+from labelsieve.methods.sncf.work import STRONG, WEAK, Views, Work, row_views
 from labelsieve.optimizers import Average
 from labelsieve.runtime import Runtime
 from made_colors import SIZE, states, tiny_network
@@ -218,16 +218,16 @@ def test_no_guess_is_made_where_no_image_needs_one(made):
 
 def test_the_schedule_is_that_of_all_epochs_over_both_phases(made, tmp_path):
     rate = LearningRate(peak=0.1, shape="steps", cuts=(0.5, 0.8), by_epoch=True)
-    settings = with_training(PAPER, epochs=20, learning_rate=rate)
+    settings = with_training(PAPER, epochs=10, batch_size=60, learning_rate=rate)
     log, lines = logs(tmp_path / "log.jsonl")
     trained(made, settings, log=log)
     told = lines()
-    assert [line["phase"] for line in told] == ["warm-up"] * 6 + ["train"] * 14
-    assert [line["epoch"] for line in told] == [*range(6), *range(14)]
-    expected = [0.1] * 10 + [0.01] * 6 + [0.001] * 4
+    assert [line["phase"] for line in told] == ["warm-up"] * 3 + ["train"] * 7
+    assert [line["epoch"] for line in told] == [*range(3), *range(7)]
+    expected = [0.1] * 5 + [0.01] * 3 + [0.001] * 2
     assert [line["learning_rate"] for line in told] == pytest.approx(expected)
-    assert all("contrast" not in line for line in told[:6])
-    assert all(line["contrast"] > 0 for line in told[6:])
+    assert all("contrast" not in line for line in told[:3])
+    assert all(line["contrast"] > 0 for line in told[3:])
 
 
 def test_momentum_goes_on_and_the_head_rests_in_the_warm_up(made, monkeypatch):
@@ -394,13 +394,25 @@ def test_cached_views_of_rows_are_contrasted(made, tmp_path):
 # Processes
 
 
+def doubled(shown: Views) -> Views:
+    """Views in float64, in which rounding does not grow over some steps."""
+    weak, strong, clean = (lambda *given, view=view: view(*given).double() for view in shown)
+    return Views(weak, strong, clean)
+
+
 def steps_here(guess: str) -> dict:
+    """All weights after both phases, in float64 but for the lengths of projections."""
     made = noisy(n=61, n_mislabeled=25, n_foreign=25)
     settings = with_training(
         replace(PAPER, objective=Paper(guess=guess, warmup_copies=2), average=0.5, clean_norms=50),
         batch_size=12, epochs=3,
     )  # fmt: skip
-    found = trained(made, settings, runtime=Runtime.start())
+    with drawn_from(3):
+        heads = Start(Classifier(16, N_CLASSES).double(), small_head(16).double())
+    found = trained(
+        made, settings, runtime=Runtime.start(), network=tiny_network().double(), start=heads,
+        views=doubled(views(settings)),
+    )  # fmt: skip
     return {"state": weights(found), "said": found.probabilities}
 
 
@@ -408,8 +420,8 @@ def steps_here(guess: str) -> dict:
 def test_two_processes_learn_what_one_does(guess):
     alone = steps_here(guess)
     for found in together(steps_here, guess):
-        torch.testing.assert_close(found["state"], alone["state"], rtol=1e-3, atol=1e-3)
-        np.testing.assert_allclose(found["said"], alone["said"], atol=1e-3)
+        torch.testing.assert_close(found["state"], alone["state"], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found["said"], alone["said"], atol=1e-5)
 
 
 def gradient_here() -> dict:
@@ -421,12 +433,8 @@ def gradient_here() -> dict:
         parts = tiny_network().double(), Classifier(16, N_CLASSES).double(), small_head(16).double()
     model = Prepared(NoisyClassifier(*parts), runtime)
     model.train()
-    doubled = [lambda *given, view=view: view(*given).double() for view in work.views[:2]]
-    shown = work.views._replace(weak=doubled[0], strong=doubled[1])
-    work = work._replace(model=model, views=shown, runtime=runtime)
-    sampler = three_streams(
-        made.beliefs.verdict, made.rows, 12, 0, n_processes=runtime.n_processes
-    )
+    work = work._replace(model=model, views=doubled(work.views), runtime=runtime)
+    sampler = three_streams(made.beliefs.verdict, made.rows, 12, 0, n_processes=runtime.n_processes)
     batches = Batches(
         resident(made.pixels), sampler, rank=runtime.rank, n_processes=runtime.n_processes
     )

@@ -44,6 +44,17 @@ MAY_IMPORT = {
     "report": {"features", "neighbors", "data", "clusters", "classified", "choices", "records"}
     | {"errors", "files", "config"},
     "exports": {"report", "data", "clusters", "records", "run", "errors", "files"},
+    "inputs": {"errors"},
+    "trained": {"features", "data", "records", "run", "inputs", "errors"},
+    "makers": {"trained", "features", "data", "records", "run", "inputs", "errors", "files"},
+    "classifying": {"makers", "trained", "stages", "methods", "features", "data", "records", "run"}
+    | {"runtime", "inputs", "errors"},
+    "onnx_export": {"classifying", "features", "errors", "files"},
+    "model": {"prediction", "classified", "report", "records", "run", "inputs", "errors", "files"},
+    "training_settings": {"pipeline", "methods", "data"},
+    "training_evidence": {"methods", "data", "records", "run", "inputs", "errors"},
+    "training_checks": {"training_evidence", "training_settings", "run", "runtime", "inputs"}
+    | {"errors"},
 }
 
 

@@ -228,6 +228,15 @@ def test_a_sure_suggestion_outweighs_the_classifier_and_a_vague_one_does_not(lik
     assert found.suggestion_probability[0] == pytest.approx(0.9 * share, rel=1e-5)
 
 
+def test_a_foreign_image_is_closest_to_what_classifier_and_audit_find_likeliest_its_label_too():
+    beliefs = believed([0, 0, 0], [[0.1, 0.1, 0.8]] * 3, [-1, -1, 1], [0, 0, 0.09])
+    says = np.array([[0.5, 0.3, 0.2], [0.3, 0.2, 0.5], [0.5, 0.3, 0.2]], np.float32)
+    found = refined(beliefs, says)
+    assert found.verdict.tolist() == [FOREIGN] * 3
+    assert found.suggestion.tolist() == [0, 2, 1]  # of the last the audit was sure
+    assert found.suggestion_probability[0] == pytest.approx(0.1)  # that its label is right
+
+
 def test_an_image_that_is_foreign_no_more_leaves_its_group():
     n = 20
     foreign = np.linspace(0.3, 0.7, n)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from labelsieve.classified import Predictions
     from labelsieve.clustering import cluster, cluster_recipe
     from labelsieve.clusters import Clusters, Part
     from labelsieve.data.augment import (
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from labelsieve.features.objectives import (
         guided_contrastive,
         info_nce_queue,
+        interpolated_contrastive,
         n_pairs,
         n_pairs_mixed,
         nt_xent,
@@ -54,8 +56,18 @@ if TYPE_CHECKING:
     from labelsieve.methods.scan.recipes import Cluster
     from labelsieve.methods.scan.self_labels import SelfLabels, train_self_labels
     from labelsieve.methods.scan.temi import temi_loss
+    from labelsieve.methods.sncf.beliefs import Beliefs
+    from labelsieve.methods.sncf.classify import Classify, train_classifier
+    from labelsieve.methods.sncf.dividemix import DivideMix
+    from labelsieve.methods.sncf.guesses import label_guess, sharpened_guess, soft_targets
+    from labelsieve.methods.sncf.losses import elr_penalty, generalized_cross_entropy
+    from labelsieve.methods.sncf.modes import low_mode, pseudo_loss_weights
     from labelsieve.methods.sncf.paper import PaperDetection
+    from labelsieve.methods.sncf.paper_training import Paper
+    from labelsieve.methods.sncf.plain_training import Plain
     from labelsieve.methods.sncf.robust import RobustDetection
+    from labelsieve.methods.sncf.work import image_views, row_views
+    from labelsieve.model import Model
     from labelsieve.neighbors.duplicates import exact_duplicates, near_duplicates
     from labelsieve.neighbors.graph import spectral_embedding
     from labelsieve.neighbors.knn import nearest_neighbors
@@ -63,11 +75,14 @@ if TYPE_CHECKING:
     from labelsieve.pipeline import Audit, audit, recipe
     from labelsieve.prediction import predict
     from labelsieve.records import Features, Findings, ImageSet, Neighbors, NoiseRate, Verdict
+    from labelsieve.report.classifier_scores import score_classifier
     from labelsieve.report.cluster_page import write_cluster_page
     from labelsieve.report.cluster_scores import hungarian, score_clusters
     from labelsieve.report.metrics import score
     from labelsieve.report.page import write_page
     from labelsieve.representation import represent
+    from labelsieve.training import train
+    from labelsieve.training_settings import Train, train_recipe
 
 # Where each public name lives, once more: torch and scikit-learn cost seconds to import, so that a
 # module is imported when the first of its names is asked for.
@@ -75,6 +90,10 @@ _HOMES = {
     "pipeline": ("Audit", "audit", "recipe"),
     "clustering": ("cluster", "cluster_recipe"),
     "clusters": ("Clusters", "Part"),
+    "training": ("train",),
+    "training_settings": ("Train", "train_recipe"),
+    "model": ("Model",),
+    "classified": ("Predictions",),
     "data.augment": (
         "Contrastive", "Normalization", "Weak", "clean_view", "contrastive_view", "weak_view",
     ),
@@ -88,8 +107,8 @@ _HOMES = {
     "features.dictionary": ("Dictionary",),
     "features.extract": ("extract", "load_features"),
     "features.objectives": (
-        "guided_contrastive", "info_nce_queue", "n_pairs", "n_pairs_mixed", "nt_xent",
-        "supervised_contrastive",
+        "guided_contrastive", "info_nce_queue", "interpolated_contrastive", "n_pairs",
+        "n_pairs_mixed", "nt_xent", "supervised_contrastive",
     ),
     "features.pretrain": ("Pretrain",),
     "features.recipes": ("PRETRAINING",),
@@ -106,14 +125,24 @@ _HOMES = {
     "methods.scan.recipes": ("Cluster",),
     "methods.scan.self_labels": ("SelfLabels", "train_self_labels"),
     "methods.scan.temi": ("temi_loss",),
+    "methods.sncf.beliefs": ("Beliefs",),
+    "methods.sncf.classify": ("Classify", "train_classifier"),
+    "methods.sncf.dividemix": ("DivideMix",),
+    "methods.sncf.guesses": ("label_guess", "sharpened_guess", "soft_targets"),
+    "methods.sncf.losses": ("elr_penalty", "generalized_cross_entropy"),
+    "methods.sncf.modes": ("low_mode", "pseudo_loss_weights"),
     "methods.sncf.paper": ("PaperDetection",),
+    "methods.sncf.paper_training": ("Paper",),
+    "methods.sncf.plain_training": ("Plain",),
     "methods.sncf.robust": ("RobustDetection",),
+    "methods.sncf.work": ("image_views", "row_views"),
     "neighbors.duplicates": ("exact_duplicates", "near_duplicates"),
     "neighbors.graph": ("spectral_embedding",),
     "neighbors.knn": ("nearest_neighbors",),
     "neighbors.optics": ("optics",),
     "prediction": ("predict",),
     "records": ("Features", "Findings", "ImageSet", "Neighbors", "NoiseRate", "Verdict"),
+    "report.classifier_scores": ("score_classifier",),
     "report.cluster_page": ("write_cluster_page",),
     "report.cluster_scores": ("hungarian", "score_clusters"),
     "report.metrics": ("score",),

@@ -18,9 +18,10 @@ from labelsieve.data.sources import Source
 from labelsieve.errors import ConfigError
 from labelsieve.features.heads import Classifier
 from labelsieve.features.inference import clean_outputs
+from labelsieve.features.rows import Rows
 from labelsieve.features.saved import load_network, save_network
 from labelsieve.inputs import Progress
-from labelsieve.makers import GLANCE, readable_pixels, rows_of_new
+from labelsieve.makers import GLANCE, check_width, readable_pixels, rows_of_new
 from labelsieve.methods.sncf.classify import TrainedClassifier
 from labelsieve.methods.sncf.work import image_views
 from labelsieve.records import Features, ImageSet
@@ -113,6 +114,9 @@ def classify(
         found = rows_of_new(
             folder, about["features"], images, features, device=device, run=run, progress=progress
         )
+        rows_of = backbone if isinstance(backbone, Rows) else next(backbone.children())  # of twins
+        assert isinstance(rows_of, Rows)  # noqa: S101
+        check_width(found, rows_of.settings.n_in, folder)
         place = {name: row for row, name in enumerate(images.ids)}
         rows = np.array([place[name] for name in found.ids], np.int64)
         model = nn.Sequential(backbone, classifier)
@@ -131,7 +135,7 @@ def classify(
     return Said(
         rows,
         network_probabilities(
-            backbone, classifier, source, rows, shown, Runtime.start(device),
+            backbone, classifier, source, rows, shown, Runtime.alone(device),
             partial(progress, "predict"),
         ),
         names,

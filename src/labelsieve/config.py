@@ -7,6 +7,7 @@ import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from labelsieve.errors import ConfigError, did_you_mean
@@ -78,6 +79,11 @@ def from_toml(settings: T, path: Path) -> T:
     return from_dict(settings, changes, str(path))
 
 
+def _is_none(value: object) -> bool:
+    """As JSON has it, or --set."""
+    return value is None or (isinstance(value, str) and value.lower() == "none")
+
+
 def _text(value: object) -> str:
     if isinstance(value, list | tuple):  # as JSON and TOML give it
         return ",".join(map(_text, value))
@@ -98,8 +104,8 @@ def _replace(settings: T, changes: Mapping[str, Any], prefix: str = "") -> T:
     for name, value in changes.items():
         path = prefix + name
         kind, inner = _field_type(settings, name), getattr(settings, name)
-        if value is None and inner is None:
-            values[name] = None  # a group that was left out stays out
+        if _is_none(value) and type(None) in get_args(kind):
+            values[name] = None  # such as a group that is left out
         elif isinstance(value, Mapping):
             first = next(iter(value))
             if inner is None:
@@ -119,7 +125,14 @@ def _replace(settings: T, changes: Mapping[str, Any], prefix: str = "") -> T:
 
 
 def _parse(text: str, kind: Any, name: str) -> Any:
-    """Text to a field's type: bool, int, float, str, one of a Literal's words, or many of one."""
+    """Text to a field's type: bool, int, float, str, one of a Literal's words, or many of one.
+
+    Example:
+        >>> _parse("3", int | None, "n"), _parse("a, b", tuple[str, ...], "names")
+        (3, ('a', 'b'))
+    """
+    if isinstance(kind, UnionType):  # one type, or none
+        kind = next(each for each in get_args(kind) if each is not type(None))
     if get_origin(kind) is tuple:
         items = [item.strip() for item in text.split(",")] if text.strip() else []
         return tuple(_parse(item, get_args(kind)[0], name) for item in items)

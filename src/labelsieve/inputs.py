@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,11 +62,13 @@ def recorded(inputs: Inputs) -> dict[str, Any]:
 
 def stamps(inputs: Inputs) -> dict[str, str]:
     """Size and time of change of the files given: another stamp, another file."""
-    given = (
-        inputs.features, inputs.weights, _weights_of(inputs.network), inputs.decisions,
-        inputs.test_features,
-    )  # fmt: skip
-    found = {name: os.stat(name) for name in given if name and os.path.exists(name)}
+    given = (inputs.features, inputs.weights, _weights_of(inputs.network), inputs.test_features)
+    return stamps_of(name for name in given if name)
+
+
+def stamps_of(files: Iterable[str]) -> dict[str, str]:
+    """Size and time of change of the files that are there."""
+    found = {name: os.stat(name) for name in files if os.path.exists(name)}
     return {name: f"{about.st_size} {about.st_mtime_ns}" for name, about in found.items()}
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from labelsieve.data.augment import AS_STORED, Normalization
 from labelsieve.data.decode import Pixels, decode_images, decoder_name
-from labelsieve.errors import ConfigError, RunError
+from labelsieve.errors import ConfigError, DataError, RunError
 from labelsieve.features.backbones import Backbone, load_timm, pooled
 from labelsieve.features.dictionary import DictionaryModel, unit_rows
 from labelsieve.features.extract import extract, nothing_left, transformed
@@ -88,9 +88,10 @@ def keep_maker_of(audit: Path, about: Mapping[str, Any], run: Run) -> dict[str, 
     """
     given = Inputs(**about["settings"]["inputs"])
     kept = audit / DICTIONARY
-    learned = given.pretrain is not None
-    if learned or given.network is not None:
-        trained = load_trained(audit if learned else str(given.network))
+    if given.pretrain is not None or given.network is not None:
+        own = audit if given.pretrain is not None else str(given.network)
+        kept_network = audit / PRETEXT  # of a training that audited by itself
+        trained = load_trained(kept_network if kept_network.is_dir() else own)
         return keep_maker(run, replace(given, pretrain=None, network=None), trained)
     if given.features is None and given.backbone is None:
         if not kept.is_file():
@@ -183,6 +184,24 @@ def rows_of_new(
         images, pixels, made_by, lambda _: model_of_rows,
         lambda saved: DictionaryModel.load(saved, device), n_fitted=0, progress=tell, path=store,
     )  # fmt: skip
+
+
+def check_width(features: Features, n_columns: int, folder: Path) -> None:
+    """Refuse features of other columns than a model takes.
+
+    Args:
+        features: of new images.
+        n_columns: of those that the model was trained on.
+        folder: of the model.
+
+    Raises:
+        DataError: they have more or fewer.
+    """
+    if features.values.shape[1] != n_columns:
+        raise DataError(
+            f"{features.made_by}: features of {features.values.shape[1]} columns; {folder} was "
+            f"made from {n_columns}. Give features that were made in the same way."
+        )
 
 
 def encoder_of(folder: Path, maker: Mapping[str, Any], device: str) -> Encoder:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from labelsieve.errors import RunError
+from labelsieve.files import cannot_write
 from labelsieve.inputs import Progress
 from labelsieve.records import Features, Findings, ImageSet
 from labelsieve.report.classifier_scores import ClassifierScores
@@ -29,10 +30,16 @@ class Model:
         >>> model.predict("new-photos/").write("new.csv")  # doctest: +SKIP
     """
 
-    def __init__(self, folder: Path, scratch: TemporaryDirectory[str] | None = None) -> None:
-        """Take the model in the folder of a finished `labelsieve train`."""
+    def __init__(self, folder: Path, *, temporary: bool = False) -> None:
+        """Take the model in the folder of a finished `labelsieve train`.
+
+        Args:
+            folder: of the run.
+            temporary: it is removed when the model is no longer used.
+        """
         self.folder = folder
-        self._scratch = scratch  # is removed when the model is no longer used
+        if temporary:
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         about = read_run(folder)
         if about["job"] != "train":
             raise RunError(
@@ -85,15 +92,18 @@ class Model:
         """Copy the model, its findings and its report into a new folder.
 
         Raises:
-            RunError: the folder is not empty.
+            RunError: the folder is not empty, or cannot be written.
         """
         folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()):
-            raise RunError(f"{folder}: not empty. Choose another folder for the model.")
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (*OUTPUTS[1:], OUTPUTS[0]):  # run.json last: what has it is whole
-            source = self.folder / name
-            if source.is_dir():
-                shutil.copytree(source, folder / name)
-            elif source.exists():
-                shutil.copyfile(source, folder / name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise RunError(f"{folder}: not empty. Choose another folder for the model.")
+            for name in (*OUTPUTS[1:], OUTPUTS[0]):  # run.json last: what has it is whole
+                source = self.folder / name
+                if source.is_dir():
+                    shutil.copytree(source, folder / name)
+                elif source.exists():
+                    shutil.copyfile(source, folder / name)
+        except OSError as error:
+            raise cannot_write(folder, error) from error

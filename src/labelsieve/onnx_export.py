@@ -7,9 +7,11 @@ of an image, resized to the size that the file says, as red, green and blue from
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -91,8 +93,7 @@ def export_onnx(folder: Path, out: Path) -> OnnxExported:
 
 def _converted(portable: Portable) -> Any:
     """The ModelProto of a model in evaluation mode."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PyTorch's exporter about PyTorch; none of the user's
+    with _quietly():
         program = torch.onnx.export(
             portable,
             (torch.zeros(2, *portable.shape),),
@@ -107,8 +108,25 @@ def _converted(portable: Portable) -> Any:
     return program.model_proto
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what PyTorch's exporter says of PyTorch, such as that torchvision is missing."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 class Portable(nn.Module):
     """A backbone and its classifier, from images or rows as anyone has them to probabilities."""
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(
         self,

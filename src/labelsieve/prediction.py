@@ -24,7 +24,7 @@ from labelsieve.exports import read_names
 from labelsieve.features.heads import ClusterHeads
 from labelsieve.features.saved import load_network
 from labelsieve.inputs import Progress, check_device, silent
-from labelsieve.makers import GLANCE, readable_pixels, rows_of_new
+from labelsieve.makers import GLANCE, check_width, readable_pixels, rows_of_new
 from labelsieve.methods.scan.heads import row_probabilities
 from labelsieve.records import Features, ImageSet
 from labelsieve.run import Run, read_run
@@ -201,6 +201,7 @@ def _by_features(
     found = rows_of_new(
         folder, about["features"], images, features, device=device, run=run, progress=progress
     )
+    check_width(found, module.settings.n_features, folder)
     place = {name: row for row, name in enumerate(images.ids)}
     rows = np.array([place[name] for name in found.ids], np.int64)
     return rows, row_probabilities(module, found.values)

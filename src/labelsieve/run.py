@@ -200,6 +200,18 @@ class Run:
         write_json(self.path / "run.json", self.about)
 
 
+class Beside(Run):
+    """A run's folder, as the processes beside the main one see it: they read what is there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """The main process takes the time."""
+        yield
+
+
 def read_run(path: Path) -> dict[str, Any]:
     """The run.json of a finished run.
 
@@ -292,7 +304,10 @@ def _same_settings(
             f"{path}: begun by `{what}` and cannot be resumed by {__version__} {command}. "
             "Choose another --out, or start again with --overwrite."
         )
-    sources = {"images": "images", "labels": "labels", "files": "features or weights"}
+    sources = {
+        "images": "images", "labels": "labels", "files": "features or weights",
+        "test": "test images", "evidence": "audit or its decisions",
+    }  # fmt: skip
     if changed and {name.partition(".")[0] for name in changed} <= sources.keys():
         what = " and ".join(sorted({sources[name.partition(".")[0]] for name in changed}))
         raise RunError(

@@ -101,6 +101,14 @@ class Runtime:
         own = torch.device("cpu") if chosen.type == "cpu" else state.device
         return cls(own, precision, state.process_index, state.num_processes)
 
+    @classmethod
+    def alone(cls, device: str = "cpu", precision: Precision = "float32") -> Runtime:
+        """This process by itself, however many were begun: for what it does while others do not.
+
+        Arguments as for `start`.
+        """
+        return cls(_device(device), precision)
+
     @property
     def is_main(self) -> bool:
         """Whether this process is the one that writes files and shows progress."""

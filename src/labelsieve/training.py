@@ -7,19 +7,21 @@ The first five are those of an audit, and are left out where an audit was done b
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from labelsieve.classified import Predictions
+from labelsieve.classifying import keep_classifier
 from labelsieve.clustering import history
 from labelsieve.config import to_dict
 from labelsieve.data.held_out import HeldOut, read_held_out
 from labelsieve.data.read import read
-from labelsieve.errors import ConfigError, RunError
+from labelsieve.errors import DataError
 from labelsieve.inputs import Inputs, Progress, recorded, silent, stamps
 from labelsieve.methods.sncf.plain_training import Plain
 from labelsieve.methods.sncf.refine import refined_findings
@@ -30,23 +32,33 @@ from labelsieve.report.classifier_page import write_classifier_page
 from labelsieve.report.classifier_scores import ClassifierScores, score_classifier
 from labelsieve.report.table import summary
 from labelsieve.representation import FeatureMaker, feature_maker
-from labelsieve.run import Run, read_run
-from labelsieve.runtime import n_launched
+from labelsieve.run import Beside, Run, read_run
+from labelsieve.runtime import Runtime
 from labelsieve.trained import PRETEXT, Trained
-from labelsieve.training_evidence import decisions_of, findings_of, with_decisions
+from labelsieve.training_checks import check_places, check_test_features, check_test_file
+from labelsieve.training_evidence import (
+    are_of,
+    decisions_of,
+    evidence_stamps,
+    findings_of,
+    with_decisions,
+)
 from labelsieve.training_job import (
+    Audited,
     Job,
     audited,
+    copies_warning,
     given_network,
     material_of_images,
     material_of_rows,
     start_of,
+    test_of,
     tested,
     trained_on,
 )
 from labelsieve.training_settings import Train, train_recipe
 
-_SOURCES = ("audit", "demo", "train")  # whose findings can be trained on
+_GIVEN = "given"  # stands for a file of features where there are features in memory
 
 
 class Taught(NamedTuple):
@@ -58,13 +70,15 @@ class Taught(NamedTuple):
     predictions: Predictions | None  # of them
 
 
-def train(
+def train(  # noqa: PLR0913 -- all that a training may be given
     images: ImageSet | str | Path,
     findings: Findings | None = None,
     settings: Train | None = None,
     *,
     features: Features | None = None,
-    test: str | Path | None = None,
+    network: str | Path | None = None,
+    test: ImageSet | str | Path | None = None,
+    test_features: Features | None = None,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -77,13 +91,18 @@ def train(
         settings: `train_recipe("robust", "features")` unless given.
         features: one row for each image, where a classifier on features is trained, or for the
             audit; made unless given.
-        test: labeled images to score the classifier on; what `read` takes.
+        network: the folder of a trained one: of the features, where none are given, and to begin
+            with where `settings.start` is "pretrained".
+        test: labeled images to score the classifier on; from `read`, or what `read` takes.
+        test_features: of these, where `features` are given and a classifier on them is trained.
         seed: of every random choice.
         device: "cpu", "cuda", ...
         progress: called with (stage, done, total).
 
     Raises:
-        DataError: there are no labels, only one class, or hardly an image that can be read.
+        DataError: there are no labels, only one class, or hardly an image that can be read; or
+            findings or features of other images.
+        ConfigError: there is no network to begin with, or features are missing or not needed.
 
     Example:
         >>> import labelsieve as ls
@@ -95,56 +114,35 @@ def train(
     if not isinstance(images, ImageSet):
         images = read(images)
     check_labels(images)
+    if findings is not None and not are_of(findings, images):
+        raise DataError(
+            f"findings of {len(findings)} images do not go with {images.source}, which has "
+            f"{len(images)}: ids, classes or labels differ. Give those of its audit."
+        )
+    held_out = None if test is None else read_held_out(test, None, images.class_names)
     inputs = Inputs(
-        images.source, seed=seed, device=device, test=None if test is None else str(test),
-        features=None if features is None else "given",
+        images.source, seed=seed, device=device, network=None if network is None else str(network),
+        test=None if held_out is None else held_out.images.source,
+        test_features=None if test_features is None else _GIVEN,
     )  # fmt: skip
-    make = feature_maker(
-        replace(inputs, features=None), settings.audit.dictionary, settings.audit.pretrain,
-        folder=PRETEXT,
-    )  # fmt: skip
+    make = feature_maker(inputs, settings.audit.dictionary, settings.audit.pretrain, folder=PRETEXT)
+    given = given_network(inputs, settings)
     if features is not None:
+        inputs = replace(inputs, features=_GIVEN, network=None)
         make = lambda *_: features  # noqa: E731
-    held_out = None
-    if test is not None:
-        held_out = read_held_out(str(test), None, images.class_names)
-    scratch = TemporaryDirectory(prefix="labelsieve-")
+    check_test_features(inputs, settings)
+    folder = Path(tempfile.mkdtemp(prefix="labelsieve-"))
     about = {"inputs": recorded(inputs), "train": to_dict(settings)}
-    with Run.open(Path(scratch.name), "train", about) as run:
-        job = Job(images, held_out, inputs, settings, run, progress or silent, findings)
-        _finish(job, teach(job, make, None))
-    return Model(Path(scratch.name), scratch)
-
-
-def training_inputs(source: str, chosen: Mapping[str, Any]) -> Inputs:
-    """What a training works on: images, or the folder of a finished audit.
-
-    Args:
-        source: of the command line.
-        chosen: fields of `Inputs`.
-
-    Raises:
-        ConfigError: an option that the audit has decided already.
-        RunError: the run has not finished, or made no findings.
-    """
-    if not (Path(source) / "run.json").is_file():
-        return Inputs(source=source, **chosen)
-    about = read_run(Path(source))
-    if about["job"] not in _SOURCES:
-        raise RunError(
-            f"{source}: made by `labelsieve {about['job']}`, which leaves no findings; expected "
-            "images, or a run of `labelsieve audit`."
-        )
-    decided = ("label", "truth", "features", "pretrain")
-    given = [name for name in decided if chosen.get(name) is not None]
-    if given:
-        raise ConfigError(
-            f"--{given[0]} {chosen[given[0]]}: the audit in {source} has decided that already. "
-            "Leave it out, or give the images in place of the run."
-        )
-    audit = about["settings"]["inputs"]
-    of_audit = {name: audit[name] for name in ("source", "label", "truth")}
-    return Inputs(**{**chosen, **of_audit}, audited=source)
+    try:
+        with Run.open(folder, "train", about) as run:
+            job = Job(
+                images, held_out, inputs, settings, run, progress or silent, findings, test_features
+            )
+            _finish(job, teach(job, make, given))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return Model(folder, temporary=True)
 
 
 def run_train(
@@ -155,19 +153,33 @@ def run_train(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Taught:
+) -> Taught | None:
     """Train on what `inputs` names, and write the run's folder: model, findings, report, run.json.
+
+    Several processes (`torchrun`) share the training of a network.
+
+    Returns:
+        what was found; None on a process that only helped to train.
 
     Raises:
         DataError: the images, labels, features or decisions are not what a training needs.
         ConfigError: options that do not go together.
         RunError: the folder cannot be used, or the audit is of other images.
     """
-    _check_places(inputs, out)
+    # mistakes are said at once, before hours of work
+    check_places(inputs, settings, out)
+    check_test_features(inputs, settings)
+    check_test_file(inputs)
     images, held_out = sets_of(inputs)
     check_labels(images)
-    decisions_of(inputs, images)  # mistakes in them are said at once
+    decisions_of(inputs, images)
+    if inputs.audited is not None:
+        findings_of(Path(inputs.audited), images)
     given = given_network(inputs, settings)
+    runtime = Runtime.start(inputs.device, settings.classify.training.precision)
+    if not runtime.is_main:
+        _help(Job(images, held_out, inputs, settings, Beside(out), silent), runtime, given)
+        return None
     make = feature_maker(inputs, settings.audit.dictionary, settings.audit.pretrain, folder=PRETEXT)
     about = {
         "inputs": recorded(inputs),
@@ -175,16 +187,16 @@ def run_train(
         "images": {"n": len(images), "fingerprint": images.fingerprint()},
         "labels": images.label_fingerprint(),
         "files": stamps(inputs),
+        "evidence": evidence_stamps(inputs),
     }
     if held_out is not None:
         about["test"] = {
             "fingerprint": held_out.images.fingerprint(),
             "labels": held_out.images.label_fingerprint(),
         }
-    if inputs.audited is not None:
-        findings_of(Path(inputs.audited), images)  # wrong ones are said to be so at once
     with Run.open(out, "train", about, resume=resume, overwrite=overwrite) as run:
         if run.done:
+            runtime.any(True)  # the others need not help
             return read_taught(run.path, run.about)
         job = Job(images, held_out, inputs, settings, run, progress or silent)
         found = teach(job, make, given)
@@ -218,7 +230,10 @@ def teach(job: Job, make: FeatureMaker, given: Trained | None) -> Taught:
         material = material_of_rows(job, found, known.beliefs)
     else:
         material = material_of_images(job, found, known.beliefs, start_of(job, given))
-    trained = trained_on(job, material)
+    test = test_of(job, material)
+    material.runtime.any(False)  # the others, who wait for what was decoded, are to help
+    trained = trained_on(job, material, test)
+    keep_classifier(job.run.path, trained, job.images.class_names, material.about)
     settings, refined = job.settings, known.findings
     # plain training learns wrong labels, too: what it believes of them says nothing
     if settings.refine is not None and not isinstance(settings.classify.objective, Plain):
@@ -228,10 +243,11 @@ def teach(job: Job, make: FeatureMaker, given: Trained | None) -> Taught:
                 settings.refine,
             )  # fmt: skip
     refined = replace(refined, warnings=(*refined.warnings, *trained.warnings))
-    test = tested(job)
-    if test is None:
+    said = tested(job)
+    if said is None:
         return Taught(refined, found.findings, None, None)
-    predictions, probabilities, truth = test
+    refined = replace(refined, warnings=(*refined.warnings, *copies_warning(job)))
+    predictions, probabilities, truth = said
     scores = score_classifier(
         probabilities, truth, class_names=job.images.class_names,
         history=history(job.run.path / "log.jsonl"), n_broken=predictions.n_broken,
@@ -273,22 +289,14 @@ def write_taught_page(
     return path
 
 
-def _check_places(inputs: Inputs, out: Path) -> None:
-    if n_launched() > 1:
-        raise ConfigError(
-            f"{n_launched()} processes were begun; `labelsieve train` runs in one. Train in several"
-            " from Python with train_classifier."
-        )
-    for given in (inputs.source, inputs.test):
-        source = None if given is None else Path(given).resolve()
-        if source is not None and source.is_dir() and out.resolve().is_relative_to(source):
-            raise ConfigError(
-                f"--out {out}: lies among the images of {source}. Choose another place."
-            )
-    if inputs.audited is not None and out.resolve() == Path(inputs.audited).resolve():
-        raise ConfigError(f"--out {out}: is the audit that is trained on. Choose another place.")
-    if inputs.test_features is not None and inputs.test is None:
-        raise ConfigError("--test-features needs --test IMAGES, whose rows they are.")
+def _help(job: Job, runtime: Runtime, given: Trained | None) -> None:
+    """What the processes beside the main one do: wait for what it decoded, and train along."""
+    if runtime.any(False):  # the main process found all done
+        return
+    before = Audited(Findings.load(job.run.path / "audit.parquet"), None, {})
+    known = with_decisions(before.findings, decisions_of(job.inputs, job.images))
+    material = material_of_images(job, before, known.beliefs, start_of(job, given))
+    trained_on(job, material, test_of(job, material))
 
 
 def _finish(job: Job, found: Taught) -> None:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from labelsieve.data.decisions import NAME, Decisions, no_decisions, read_decisions
+from labelsieve.data.decisions import NAME, Decisions, later, no_decisions, read_decisions
 from labelsieve.errors import RunError
-from labelsieve.inputs import Inputs
+from labelsieve.inputs import Inputs, stamps_of
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.records import Findings, ImageSet, Verdict
 from labelsieve.run import read_run
@@ -38,9 +38,7 @@ def findings_of(audit: Path, images: ImageSet) -> Findings:
             "run of `labelsieve audit`."
         )
     findings = Findings.load(audit / "findings.parquet")
-    labels = np.asarray(images.labels)
-    same = findings.image == images.ids and findings.class_names == images.class_names
-    if not same or not np.array_equal(findings.label, labels):
+    if not are_of(findings, images):
         raise RunError(
             f"{audit}: its findings are of {len(findings)} images of {len(findings.class_names)} "
             f"classes, and {images.source} now has {len(images)} of {len(images.class_names)}, or "
@@ -49,15 +47,57 @@ def findings_of(audit: Path, images: ImageSet) -> Findings:
     return findings
 
 
+def are_of(findings: Findings, images: ImageSet) -> bool:
+    """Whether findings are of these images, with the labels that they have."""
+    same = findings.image == images.ids and findings.class_names == images.class_names
+    return same and np.array_equal(findings.label, np.asarray(images.labels))
+
+
+def origin_of(audit: Path) -> Path:
+    """The run that has the features: that of an audit, or of a training that audited by itself.
+
+    A training on an audit's run has the audit's features, and no copy of them.
+
+    Raises:
+        RunError: it is not there any more.
+    """
+    while (before := _inputs_of(audit).audited) is not None:
+        audit = Path(before)
+    return audit
+
+
 def decisions_of(inputs: Inputs, images: ImageSet) -> Decisions:
-    """What people decided: in the file that is named, else in the folder of the audit."""
-    path = None if inputs.decisions is None else Path(inputs.decisions)
-    if path is None and inputs.audited is not None:
+    """What people decided: in the file that is named, else in the folder of the audit.
+
+    Where that is a training, what was decided before it still holds.
+    """
+    found = no_decisions()
+    for path in _decision_files(inputs):
+        read = read_decisions(path, images.ids, np.asarray(images.labels), images.class_names)
+        found = later(found, read)
+    return found
+
+
+def evidence_stamps(inputs: Inputs) -> dict[str, str]:
+    """Size and time of change of the audit and the decisions: another stamp, another file."""
+    audit = [] if inputs.audited is None else [Path(inputs.audited) / "findings.parquet"]
+    return stamps_of(map(str, [*audit, *_decision_files(inputs)]))
+
+
+def _decision_files(inputs: Inputs) -> list[Path]:
+    """The earliest first."""
+    earlier: list[Path] = []
+    beside = None
+    if inputs.audited is not None:
+        earlier = _decision_files(_inputs_of(Path(inputs.audited)))
         beside = Path(inputs.audited) / NAME
-        path = beside if beside.is_file() else None
-    if path is None:
-        return no_decisions()
-    return read_decisions(path, images.ids, np.asarray(images.labels), images.class_names)
+    if inputs.decisions is not None:
+        return [*earlier, Path(inputs.decisions)]
+    return [*earlier, beside] if beside is not None and beside.is_file() else earlier
+
+
+def _inputs_of(run: Path) -> Inputs:
+    return Inputs(**read_run(run)["settings"]["inputs"])
 
 
 def with_decisions(findings: Findings, decisions: Decisions) -> Known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,33 +19,33 @@ from labelsieve.classifying import (
     about_network,
     about_rows,
     classify,
-    keep_classifier,
     readable_source,
 )
 from labelsieve.data.batches import Source
-from labelsieve.data.decode import decode_images
+from labelsieve.data.copies import copies_in
+from labelsieve.data.decode import Pixels, decode_images
 from labelsieve.data.held_out import HeldOut
 from labelsieve.data.sources import of_rows
 from labelsieve.errors import ConfigError
-from labelsieve.features.backbones import load_timm, network
+from labelsieve.features.backbones import check_name, load_timm, network
 from labelsieve.features.rows import Rows
 from labelsieve.features.timm_nets import trainable
 from labelsieve.features.weights import drawn_from
 from labelsieve.inputs import Inputs, Progress
 from labelsieve.logs import EpochLog
-from labelsieve.makers import keep_maker, keep_maker_of, rows_of_new
+from labelsieve.makers import check_width, keep_maker, keep_maker_of, rows_of_new
 from labelsieve.methods.sncf.beliefs import Beliefs
-from labelsieve.methods.sncf.classify import Start, TrainedClassifier, train_classifier
+from labelsieve.methods.sncf.classify import Test, TrainedClassifier, train_classifier
 from labelsieve.methods.sncf.predictor import Predictor
 from labelsieve.methods.sncf.work import Views, image_views, row_views
 from labelsieve.pipeline import audit_stages
 from labelsieve.records import Features, Findings, ImageSet, Verdict
 from labelsieve.representation import FeatureMaker
-from labelsieve.run import Run, read_run
+from labelsieve.run import Beside, Run, read_run
 from labelsieve.runtime import Runtime
 from labelsieve.stages import rows_of
 from labelsieve.trained import PRETEXT, Trained, load_trained, of_backbone
-from labelsieve.training_evidence import findings_of
+from labelsieve.training_evidence import findings_of, origin_of
 from labelsieve.training_settings import Train
 
 Maker = Mapping[str, Any]  # what makes the rows of new images, as model.json has it
@@ -61,6 +62,7 @@ class Job:
     run: Run
     progress: Progress
     findings: Findings | None = None  # of an audit, where they are given and not made
+    test_features: Features | None = None  # of test images, where they are in memory
 
     def tell(self, stage: str) -> Callable[[int, int], None]:
         """Progress of a stage."""
@@ -72,6 +74,11 @@ class Job:
         return EpochLog(
             self.run.path / "log.jsonl", phase, self.run.path / "tensorboard" if wanted else None
         )
+
+    @property
+    def rows_of_test(self) -> str | Features | None:
+        """Features of the user's own, of test images: in memory, or a file."""
+        return self.inputs.test_features if self.test_features is None else self.test_features
 
     def runtime(self) -> Runtime:
         """Where the training runs."""
@@ -113,10 +120,12 @@ def audited(job: Job, make: FeatureMaker, trained: Trained | None) -> Audited:
     if inputs.audited is not None:
         audit = Path(inputs.audited)
         findings = findings_of(audit, job.images)
+        begins = job.settings.start == "pretrained" and trained is None
+        if job.settings.rows == "features" or begins:
+            audit = origin_of(audit)
+            maker = keep_maker_of(audit, read_run(audit), run)
         if job.settings.rows == "features":
             features = Features.load(audit / "features.npy")
-        if job.settings.rows == "features" or job.settings.start == "pretrained":
-            maker = keep_maker_of(audit, read_run(audit), run)
     elif kept.is_file():
         findings, features = Findings.load(kept), Features.load(run.path / "features.npy")
     elif job.findings is None:
@@ -152,6 +161,8 @@ def given_network(inputs: Inputs, settings: Train) -> Trained | None:
     begins = settings.rows == "images" and settings.start == "pretrained"
     if settings.rows == "images" and not begins and settings.network is None:
         raise ConfigError("start is 'scratch', and no network is named. Set network=NAME.")
+    if settings.rows == "images" and not begins:
+        check_name(str(settings.network))
     others = (settings.audit.pretrain, inputs.audited, inputs.backbone)
     elsewhere = any(each is not None for each in others)
     if begins and given is None and not elsewhere:
@@ -233,40 +244,72 @@ def material_of_images(
     )  # fmt: skip
 
 
-def trained_on(job: Job, material: Material, start: Start | None = None) -> TrainedClassifier:
-    """Train, or go on with it; the model is kept in the run's folder."""
+def trained_on(job: Job, material: Material, test: Test | None) -> TrainedClassifier:
+    """Train, or go on with it; of several processes all do.
+
+    Args:
+        job: of the training.
+        material: what is learned from.
+        test: of `test_of`.
+    """
     settings = job.settings.for_images(len(material.rows))
     with job.run.stage("train"):
-        found = train_classifier(
+        return train_classifier(
             material.source, material.network, material.beliefs, len(job.images.class_names),
-            settings.classify, rows=material.rows, views=material.views, start=start,
-            test=_test(job, material), seed=job.inputs.seed, runtime=material.runtime,
-            folder=_made(job.run.checkpoint / "train"), log=job.log, progress=job.tell("train"),
+            settings.classify, rows=material.rows, views=material.views, test=test,
+            seed=job.inputs.seed, runtime=material.runtime, log=job.log,
+            folder=_made(job.run.checkpoint / "train"), progress=job.tell("train"),
         )  # fmt: skip
-    keep_classifier(job.run.path, found, job.images.class_names, material.about)
-    return found
 
 
 def tested(job: Job) -> tuple[Predictions, NDArray[np.float32], NDArray[np.int64]] | None:
     """What the model that was kept says of the test images.
 
     Returns:
-        all predictions; the probabilities of the images that can be read and have a label; those
-        labels.
+        all predictions; the probabilities of the images that can be read; their labels, -1 none.
     """
     if job.held_out is None:
         return None
     images, labels = job.held_out
     with job.run.stage("test"), _scratch(job) as scratch:
         said = classify(
-            job.run.path, images, features=job.inputs.test_features, device=job.inputs.device,
+            job.run.path, images, features=job.rows_of_test, device=job.inputs.device,
             run=scratch, progress=job.progress,
         )  # fmt: skip
     predictions = Predictions.of_probabilities(
         images.ids, said.rows, said.probabilities, said.class_names
     )
-    labeled = labels[said.rows] >= 0
-    return predictions, said.probabilities[labeled], labels[said.rows][labeled]
+    return predictions, said.probabilities, labels[said.rows]
+
+
+def copies_warning(job: Job) -> list[str]:
+    """Says so where test images have the pixels of training images; needs both at one size."""
+    assert job.held_out is not None  # noqa: S101 -- only tested ones are asked about
+    folders = job.run.checkpoint, job.run.checkpoint / "images"
+    trained_on = [found for at in folders if (found := _kept_pixels(job.images, at)) is not None]
+    images, _ = job.held_out
+    tested_on = _kept_pixels(images, _test_folder(job) / "checkpoint")
+    for pixels in trained_on:
+        if tested_on is None or tested_on.values.shape[1:] != pixels.values.shape[1:]:
+            continue
+        rows, others = copies_in(images, tested_on, job.images, pixels)
+        if not len(rows):
+            return []
+        return [
+            f"{len(rows):,} of {np.count_nonzero(tested_on.usable):,} test images have the pixels "
+            f"of a training image, such as {images.ids[rows[0]]!r} those of "
+            f"{job.images.ids[others[0]]!r}: what the classifier has seen it may know by heart, so "
+            "that the scores may be too good. Leave these images out of one of the sets."
+        ]
+    return []
+
+
+def _kept_pixels(images: ImageSet, folder: Path) -> Pixels | None:
+    """What was decoded of a set on the way, if it was kept there."""
+    path = folder / "pixels.npy"
+    if not path.is_file():
+        return None
+    return decode_images(images, np.load(path, mmap_mode="r").shape[-1], path=path)
 
 
 def taken(beliefs: Beliefs, rows: NDArray[np.int64]) -> Beliefs:
@@ -274,24 +317,27 @@ def taken(beliefs: Beliefs, rows: NDArray[np.int64]) -> Beliefs:
     return Beliefs(**{name: column[rows] for name, column in vars(beliefs).items()})
 
 
-def _test(job: Job, material: Material) -> Callable[[Predictor], Mapping[str, float]] | None:
-    """What the log says of the test images while the classifier learns."""
-    if job.held_out is None or not job.settings.classify.test_every:
+def test_of(job: Job, material: Material) -> Test | None:
+    """What the log says of the test images while the classifier learns; None: nothing."""
+    if job.held_out is None:
         return None
     images, labels = job.held_out
-    with _scratch(job) as scratch:
-        if isinstance(material.network, Rows):
+    if isinstance(material.network, Rows):
+        with _scratch(job) as scratch:
             found = rows_of_new(
-                job.run.path, material.about["features"], images, job.inputs.test_features,
+                job.run.path, material.about["features"], images, job.rows_of_test,
                 device=job.inputs.device, run=scratch, progress=job.progress,
             )  # fmt: skip
-            place = {name: row for row, name in enumerate(images.ids)}
-            truth, source = labels[[place[name] for name in found.ids]], of_rows(found.values)
-            rows = np.arange(len(truth))
-        else:
-            size = int(material.about["image_size"])
-            pixels, source = readable_source(images, size, scratch.checkpoint, job.progress)
-            rows, truth = np.flatnonzero(pixels.usable), labels
+        check_width(found, material.network.settings.n_in, job.run.path)
+        place = {name: row for row, name in enumerate(images.ids)}
+        truth, source = labels[[place[name] for name in found.ids]], of_rows(found.values)
+        rows = np.arange(len(truth))
+    else:
+        size = int(material.about["image_size"])
+        with nullcontext() if isinstance(job.run, Beside) else _scratch(job):
+            folder = _test_folder(job) / "checkpoint"
+            pixels, source = readable_source(images, size, folder, job.progress)
+        rows, truth = np.flatnonzero(pixels.usable), labels
     rows = rows[truth[rows] >= 0]
 
     def test(predictor: Predictor) -> dict[str, float]:
@@ -303,7 +349,11 @@ def _test(job: Job, material: Material) -> Callable[[Predictor], Mapping[str, fl
 
 def _scratch(job: Job) -> Run:
     """A folder like a run's for what is decoded of test images."""
-    return Run.open(job.run.checkpoint / "test", "predict", {}, resume=True)
+    return Run.open(_test_folder(job), "predict", {}, resume=True)
+
+
+def _test_folder(job: Job) -> Path:
+    return job.run.checkpoint / "test"
 
 
 def _made(folder: Path) -> Path:

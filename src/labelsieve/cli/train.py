@@ -62,7 +62,8 @@ def train(
         labelsieve train run/ --model cpu --out model/
         labelsieve predict model/ new-photos/ --out new.csv
     """
-    from labelsieve.training import run_train, training_inputs
+    from labelsieve.training import run_train
+    from labelsieve.training_checks import training_inputs
     from labelsieve.training_settings import train_recipe
 
     pretraining = chosen["pretrain"]
@@ -79,8 +80,10 @@ def train(
     show_training(found, out, as_json)
 
 
-def show_training(found: Taught, out: Path, as_json: bool) -> None:
-    """Print what a training came to, and where it is written."""
+def show_training(found: Taught | None, out: Path, as_json: bool) -> None:
+    """Print what a training came to, and where it is written; a mere helper has nothing to say."""
+    if found is None:
+        return
     from labelsieve.report.classifier_terminal import terminal_training
     from labelsieve.run import read_run
 

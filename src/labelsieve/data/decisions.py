@@ -38,7 +38,7 @@ def read_decisions(
 
     Each line of a .jsonl, or row of a .csv, has `image` and `verdict`, and may have `label`, the
     right class. Without a verdict the label decides: clean where it is the given one, else
-    mislabeled.
+    mislabeled. An image without a label has none to be wrong: with a right class it is clean.
 
     Args:
         path: .jsonl or .csv, UTF-8.
@@ -80,15 +80,20 @@ def _decision(
     if said is None:
         if right < 0:
             raise DataError(f"{where}: neither a verdict nor a label; expected one of them.")
-        return int(Verdict.CLEAN if right == given else Verdict.MISLABELED), right
+        return int(Verdict.CLEAN if given in (right, -1) else Verdict.MISLABELED), right
     if said not in _VERDICTS:
         raise DataError(
             f"{where}: the verdict is {said!r}; expected one of {', '.join(_VERDICTS)}."
         )
     verdict = _VERDICTS[said]
+    if given < 0 and verdict != Verdict.FOREIGN and right < 0:
+        raise DataError(
+            f"{where}: {said}, of an image without a label; expected the class that it shows. Add "
+            "it as the label, or say foreign."
+        )
     contradicts = {
-        Verdict.CLEAN: right not in (-1, given),
-        Verdict.MISLABELED: right == given and given >= 0,
+        Verdict.CLEAN: given >= 0 and right not in (-1, given),
+        Verdict.MISLABELED: given >= 0 and right == given,
         Verdict.FOREIGN: right >= 0,
     }
     if contradicts[verdict]:
@@ -96,7 +101,19 @@ def _decision(
             f"{where}: {said}, with the right class {label!r}, contradict each other. Leave out "
             "one of them."
         )
-    return int(verdict), given if verdict == Verdict.CLEAN else right
+    if verdict == Verdict.CLEAN or (verdict == Verdict.MISLABELED and given < 0):
+        return int(Verdict.CLEAN), max(given, right)
+    return int(verdict), right
+
+
+def later(first: Decisions, second: Decisions) -> Decisions:
+    """Both, the second's where both are of an image."""
+    kept = ~np.isin(first.rows, second.rows)
+    rows = np.concatenate([first.rows[kept], second.rows])
+    order = rows.argsort()
+    columns = ("verdict", "label")
+    both = (np.concatenate([getattr(first, name)[kept], getattr(second, name)]) for name in columns)
+    return Decisions(rows[order], *(column[order] for column in both))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,18 +21,21 @@ class HeldOut(NamedTuple):
     labels: NDArray[np.int64]  # (N,) classes of the training set, -1 none
 
 
-def read_held_out(source: str, label: str | None, class_names: Sequence[str]) -> HeldOut:
+def read_held_out(
+    given: ImageSet | str | Path, label: str | None, class_names: Sequence[str]
+) -> HeldOut:
     """Read test images, and find their classes among those of the training set by name.
 
     Args:
-        source: folder, table, tars, as for training.
+        given: folder, table, tars, as for training; or what `read` made of them.
         label: column of the labels, for tables.
         class_names: of the training set.
 
     Raises:
         DataError: they cannot be read, have no labels, or classes that training does not know.
     """
-    images = read(source, label=label)
+    images = given if isinstance(given, ImageSet) else read(given, label=label)
+    source = images.source
     if images.tags is not None or images.labels is None or (images.labels < 0).all():
         raise DataError(
             f"--test {source}: test images need one label each, and these have "

@@ -119,9 +119,7 @@ def network(
     Raises:
         ConfigError: no such network; or no pixels; or weights of another one.
     """
-    if name not in _BY_NAME:
-        timm = " With timm: before a name, timm's are meant: see load_timm."
-        raise ConfigError(f"there is no network {name!r}. {did_you_mean(name, _BY_NAME)}{timm}")
+    check_name(name)
     with drawn_from(seed):
         module = _BY_NAME[name]()
     if weights is not None:
@@ -136,6 +134,17 @@ def network(
             )
         module.learn_stem(pixels, seed, rows)
     return module
+
+
+def check_name(name: str) -> None:
+    """Refuse the name of a network that this package does not have.
+
+    Raises:
+        ConfigError: the near names.
+    """
+    if name not in _BY_NAME:
+        timm = " With timm: before a name, timm's are meant: see load_timm."
+        raise ConfigError(f"there is no network {name!r}. {did_you_mean(name, _BY_NAME)}{timm}")
 
 
 class Pooled(nn.Module):

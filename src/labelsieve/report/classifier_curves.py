@@ -56,7 +56,7 @@ def accuracy_chart(epochs: Sequence[Mapping[str, Any]], *, is_final: bool) -> Ch
         return None
     (epoch, last), best = points[-1], max(points, key=lambda point: point[1])
     series = [("test accuracy", KINDS[0], points)]
-    sentence = f"The last epoch counts: {percent(last)}." if is_final else f"{percent(last)} then."
+    sentence = f"The last epoch counts: {percent(last)}." if is_final else f"At its end: {percent(last)}."
     if is_final and best[1] > last:
         series.append(("best on the test images", KINDS[2], [best]))
         sentence += (

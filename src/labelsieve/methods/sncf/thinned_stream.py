@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labelsieve.data.samplers import Sampler, shuffled
 from labelsieve.errors import ConfigError, DataError
+
+_GOLDEN = (5**0.5 - 1) / 2
+_ORDER = 0x74  # of random numbers: those for the order of rows
 
 
 def thinned(
@@ -49,25 +53,41 @@ def thinned(
             f"rates run from {rates.min()} to {rates.max()}; expected shares of the epochs, in "
             "[0, 1]."
         )
-    if len(rates) == 0 or rates.min() == 1:
+    if len(rates) == 0 or rates.min() >= 1:
         return shuffled(rows, batch_size, seed, n_processes=n_processes)
-    # Of any epoch at least this many rows are there: one by one they begin at another phase.
-    n_each = int(np.floor(rates.sum(dtype=np.float64) + 1e-6))
-    size = len(shuffled(max(n_each, 0), batch_size, seed, n_processes=n_processes))
-    whole = shuffled(n_each, batch_size, seed, n_processes=n_processes).batch_size
-    return _Thinned(rows, rates.astype(np.float64), whole, size, seed)
+    n_least = int(rates.sum(dtype=np.float64) + 1e-6)  # rows of an epoch: so many, or one more
+    least = shuffled(n_least, batch_size, seed, n_processes=n_processes)
+    order = np.random.default_rng([_ORDER, seed]).permutation(len(rows))
+    return _Thinned(least.batch_size, len(least), rows[order], rates[order], seed, n_processes)
 
 
 @dataclass(frozen=True)
 class _Thinned:
-    rows: NDArray[np.int64]
-    rates: NDArray[np.float64]
     batch_size: int
     n_batches: int
+    rows: NDArray[np.int64]  # (M,) in any order that has nothing to do with their rates
+    rates: NDArray[np.floating]
     seed: int
+    n_processes: int
 
     def __len__(self) -> int:
         return self.n_batches
 
     def epoch(self, epoch: int) -> Iterator[NDArray[np.int64]]:
-        raise NotImplementedError
+        chosen = shuffled(
+            self.present(epoch), self.batch_size, self.seed, n_processes=self.n_processes
+        )
+        return islice(chosen.epoch(epoch), self.n_batches)
+
+    def present(self, epoch: int) -> NDArray[np.int64]:
+        """The rows of an epoch, by systematic sampling.
+
+        Rows are laid end to end on a line, each as long as its rate, and those are taken that a
+        tick of a ruler falls on. Epochs shift the ruler by the golden ratio, which comes closest to
+        spacing the epochs of each row evenly.
+        """
+        always = self.rates >= 1  # their ends are not left to rounding
+        ends = np.cumsum(self.rates[~always], dtype=np.float64) + epoch * _GOLDEN % 1
+        starts = np.concatenate([[epoch * _GOLDEN % 1], ends[:-1]])
+        hit = np.floor(ends) > np.floor(starts)
+        return np.concatenate([self.rows[always], self.rows[~always][hit]])

@@ -1,0 +1,278 @@
+"""What images are trained toward: what the audit says of their class, and what the network says.
+
+::
+
+    class_evidence     what the audit says of each image's class, its label considered
+    combined           the audit and the network, as two witnesses
+    Memory             what was last said of each image, and what follows from it
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from labelsieve.errors import ConfigError, DataError
+from labelsieve.methods.sncf.beliefs import Beliefs
+from labelsieve.methods.sncf.guesses import soft_targets
+from labelsieve.methods.sncf.losses import pseudo_loss
+from labelsieve.methods.sncf.modes import low_mode, pseudo_loss_weights
+from labelsieve.records import Verdict
+
+Evidence = Literal["both", "audit", "alternate"]
+
+# What the audit gives a class at least, so that the network can still overrule it; a person can't
+# be overruled.
+LEAST_EVIDENCE = 1e-4
+
+
+def class_evidence(beliefs: Beliefs, n_classes: int) -> NDArray[np.float32]:
+    """What the audit says of each image's class, if it has one of them.
+
+    The label has the probability that it is right; the suggestion its own, where it is another
+    class; what is left is shared among the other classes.
+
+    Args:
+        beliefs: of N images.
+        n_classes: C, at least 2.
+
+    Returns:
+        (N, C) rows sum to 1. At least `LEAST_EVIDENCE` each where no person decided; exactly 0 or
+        1 where one did. Uniform where the audit says nothing but "foreign".
+
+    Raises:
+        DataError: a label or suggestion is no class.
+
+    Example:
+        >>> evidence = class_evidence(Beliefs.trusting(np.array([1, -1])), n_classes=4)
+        >>> evidence.round(3).tolist()
+        [[0.0, 1.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]]
+    """
+    labels, suggestion = beliefs.labels, beliefs.suggestion
+    if n_classes < 2 or max(labels.max(initial=-1), suggestion.max(initial=-1)) >= n_classes:
+        raise DataError(
+            f"labels up to {labels.max(initial=-1)} and suggestions up to "
+            f"{suggestion.max(initial=-1)}; expected classes 0 to {n_classes - 1}, two or more."
+        )
+    rows = np.arange(len(labels))
+    labeled = labels >= 0
+    proposed = (suggestion >= 0) & (suggestion != labels)
+    clean, mislabeled = (beliefs.kinds[:, kind].astype(np.float64) for kind in range(2))
+    evidence = np.zeros((len(labels), n_classes))
+    evidence[rows[labeled], labels[labeled]] = clean[labeled]
+    likely = np.minimum(beliefs.suggestion_probability, mislabeled)
+    evidence[rows[proposed], suggestion[proposed]] = likely[proposed]
+    others = np.ones_like(evidence)
+    others[rows[labeled], labels[labeled]] = 0
+    others[rows[proposed], suggestion[proposed]] = 0
+    rest = np.where(proposed, mislabeled - likely, mislabeled)  # of the classes not named
+    n_others = others.sum(axis=1)
+    shared = others * (rest / np.maximum(n_others, 1))[:, None]
+    # of two classes, what the suggestion does not claim is its own as well: there is no third
+    only = (n_others == 0) & proposed
+    evidence[rows[only], suggestion[only]] += rest[only]
+    evidence += shared
+    total = evidence.sum(axis=1, keepdims=True)
+    evidence = np.where(total > 0, evidence / np.maximum(total, 1e-12), 1 / n_classes)
+    doubtful = ~beliefs.certain
+    evidence[doubtful] = evidence[doubtful].clip(LEAST_EVIDENCE)
+    evidence /= evidence.sum(axis=1, keepdims=True)
+    return evidence.astype(np.float32)
+
+
+@torch.no_grad()
+def combined(
+    evidence: Tensor, logits: Tensor, evidence_power: float = 1.0, guess_power: float = 1.0
+) -> Tensor:
+    """What two witnesses say of a class together: ``t_c ~ evidence_c^a p_c^b``.
+
+    Bayes' rule for evidence from two sources and classes that are equally frequent, where powers of
+    1 say that the two do not know of each other. They do: the network learned from the audit. Lower
+    powers discount for that. What a person ruled out, with an evidence of 0, stays out.
+
+    Args:
+        evidence: (B, C) of `class_evidence`.
+        logits: (B, C) of the network.
+        evidence_power: a >= 0.
+        guess_power: b >= 0.
+
+    Returns:
+        (B, C) rows sum to 1.
+
+    Raises:
+        ConfigError: a power below 0.
+
+    Example:
+        >>> combined(torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[0.0, 2.0, 9.0]]))
+        tensor([[0.1192, 0.8808, 0.0000]])
+    """
+    if evidence_power < 0 or guess_power < 0:
+        raise ConfigError(f"powers are {evidence_power} and {guess_power}; expected 0 or more.")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    said = guess_power * logits.log_softmax(dim=1)
+    # the logarithm of 0 times a power of 0 would be NaN, where it is to stay impossible
+    known = evidence_power * evidence.to(said).clamp(min=torch.finfo(said.dtype).tiny).log()
+    return (said + known).masked_fill(evidence <= 0, -torch.inf).softmax(dim=1)
+
+
+class Memory:
+    """What was last said of each image, in tensors that a checkpoint keeps.
+
+    Attributes:
+        label_losses: (N,) cross-entropy of the given label; NaN before the first, or without one.
+        pseudo_losses: (N,) cross-entropy of the guess.
+        right: (N,) how likely a label is right by its small loss, since the last epoch that counts.
+        worth: (N,) how much a guess counts by its pseudo-loss.
+    """
+
+    def __init__(self, n_images: int, device: torch.device) -> None:
+        self.label_losses = torch.full((n_images,), torch.nan, device=device)
+        self.pseudo_losses = torch.full((n_images,), torch.nan, device=device)
+        self.right = torch.full((n_images,), torch.nan, device=device)
+        self.worth = torch.ones(n_images, device=device)
+
+    def state(self) -> dict[str, Tensor]:
+        """For `Phase.state`."""
+        return dict(vars(self))
+
+
+class Targets:
+    """Targets and weights of the images of a batch, by the audit and by what the network says."""
+
+    def __init__(
+        self,
+        evidence: Evidence,
+        beliefs: Beliefs,
+        n_classes: int,
+        memory: Memory,
+        *,
+        audit_power: float = 1.0,
+        guess_power: float = 1.0,
+        pseudo_loss: bool = False,
+        confidence: float = 0.0,
+    ) -> None:
+        """Bring what is believed to the device.
+
+        Args:
+            evidence: how the witnesses are joined, see `Robust`.
+            beliefs: of all N images.
+            n_classes: C.
+            memory: on the device of the network; changed by each batch.
+            audit_power: of the audit's evidence in the end.
+            guess_power: of the network's in the end.
+            pseudo_loss: guesses count by their pseudo-loss.
+            confidence: power of how sure a target is, by which it counts.
+        """
+        self._evidence, self._memory = evidence, memory
+        self._audit_power, self._guess_power = audit_power, guess_power
+        self._pseudo_loss, self._confidence = pseudo_loss, confidence
+        classes = class_evidence(beliefs, n_classes)
+
+        device = memory.worth.device
+
+        def on_device(values: NDArray[np.generic]) -> Tensor:
+            return torch.from_numpy(np.array(values)).to(device)
+
+        self._classes, self._kinds = on_device(classes), on_device(beliefs.kinds)  # (N, C), (N, 3)
+        self._labels, self._certain = on_device(beliefs.labels), on_device(beliefs.certain)
+        groups = np.where(beliefs.verdict == Verdict.FOREIGN, beliefs.foreign_group, -1)
+        self._groups = on_device(groups.astype(np.int64))
+        self._noisy = (beliefs.verdict == Verdict.MISLABELED) & ~beliefs.certain
+        known = 1 - beliefs.kinds[:, Verdict.FOREIGN : Verdict.FOREIGN + 1]
+        self.prior = on_device((known * classes).sum(axis=0))  # (C,) how often a class is there
+
+    def of(self, rows: Tensor, logits: Tensor, trust: float, epoch: int) -> tuple[Tensor, Tensor]:
+        """What images are trained toward, and how much each counts.
+
+        Args:
+            rows: (B,) which images.
+            logits: (B, C) what the teacher says of them.
+            trust: how far that counts, in [0, 1]: at 0 the audit alone.
+            epoch: whose parity alternates.
+
+        Returns:
+            (B, C) rows sum to 1, and (B,) in [0, 1].
+        """
+        both = self._evidence == "both"
+        end = self._audit_power if both else 0.0
+        aims = combined(
+            self._classes[rows], logits, 1 - trust * (1 - end), trust * self._guess_power
+        )
+        kinds, labels = self._kinds[rows], self._labels[rows]
+        self._remember(rows, labels, logits, aims)
+        if not both:
+            aims = soft_targets(labels, self._kinds_of(rows, kinds, epoch), aims).targets
+        weights = 1 - kinds[:, Verdict.FOREIGN]
+        if self._confidence:
+            entropy = torch.special.entr(aims).sum(dim=1) / math.log(aims.shape[1])
+            weights = weights * (1 - entropy).clamp(min=0) ** self._confidence
+        if self._pseudo_loss:
+            weights = weights * self._memory.worth[rows]
+        return aims, weights
+
+    def positives(self, rows: Tensor, aims: Tensor, weights: Tensor, interpolated: bool) -> Tensor:
+        """(B, B) how far image j is a positive of image i; 1 of itself.
+
+        Interpolated, the chance that both are of the same class, if what is known of the one says
+        nothing of the other: ``e_ij = w_i w_j <t_i, t_j>``. In place of PLS's product of weights
+        within a class (`interpolated_contrastive`) it counts doubt between classes as well. Foreign
+        images of one group are positives of each other, as in SNCF.
+        """
+        if interpolated:
+            counted = weights[:, None] * aims
+            shared = counted @ counted.T
+        else:
+            foreign = self._kinds[rows].argmax(dim=1) == Verdict.FOREIGN
+            likeliest = torch.where(foreign, -1, aims.argmax(dim=1))
+            shared = ((likeliest[:, None] == likeliest) & ~foreign).to(aims)
+        groups = self._groups[rows]
+        grouped = (groups[:, None] == groups) & (groups >= 0)
+        return shared.masked_fill(grouped, 1).fill_diagonal_(1)
+
+    def after_epoch(self, epoch: int, rows: NDArray[np.int64], *, begun: bool) -> dict[str, float]:
+        """Tell small losses from large ones; for the log, how many labels are no longer believed.
+
+        Args:
+            epoch: that ended.
+            rows: which images are trained on.
+            begun: whether losses say anything yet.
+        """
+        memory, log = self._memory, {}
+        if begun and self._evidence == "alternate":
+            losses = memory.label_losses.cpu().numpy()[rows]
+            seen = rows[np.isfinite(losses)]
+            right = low_mode(losses[np.isfinite(losses)])
+            memory.right[seen] = torch.from_numpy(right).to(memory.right)
+        if begun and self._pseudo_loss:
+            losses = memory.pseudo_losses.cpu().numpy()
+            seen = rows[np.isfinite(losses[rows])]
+            worth = pseudo_loss_weights(losses[seen], self._noisy[seen])
+            memory.worth[seen] = torch.from_numpy(worth).to(memory.worth)
+            log["worth"] = (
+                float(worth[self._noisy[seen]].mean()) if self._noisy[seen].any() else 1.0
+            )
+        return log
+
+    def _remember(self, rows: Tensor, labels: Tensor, logits: Tensor, aims: Tensor) -> None:
+        """What the teacher's losses are now; where a class is missing, none."""
+        if self._evidence == "alternate":
+            losses = cross_entropy(logits, labels.clamp(min=0), reduction="none")
+            self._memory.label_losses[rows] = torch.where(labels >= 0, losses, torch.nan)
+        if self._pseudo_loss:
+            self._memory.pseudo_losses[rows] = pseudo_loss(logits, aims)
+
+    def _kinds_of(self, rows: Tensor, kinds: Tensor, epoch: int) -> Tensor:
+        """(B, 3) by the audit, or, in odd epochs of an alternation, by small losses."""
+        right = self._memory.right[rows]
+        if self._evidence != "alternate" or epoch % 2 == 0:
+            return kinds
+        foreign = kinds[:, Verdict.FOREIGN]
+        by_loss = torch.stack([(1 - foreign) * right, (1 - foreign) * (1 - right), foreign], dim=1)
+        decided = self._certain[rows] | right.isnan()
+        return torch.where(decided[:, None], kinds, by_loss)
