@@ -204,9 +204,8 @@ def objective(side: str, beliefs: Any, options: argparse.Namespace) -> tuple[Any
         after = max(1, round((1 - WARMUP) * options.steps / streams))
         return Paper(warmup=before / (before + after)), before + after
     if side == "robust":
-        settings = overrides(Robust(), options.changes)
-        n_batches = len(settings.sampler(beliefs, rows, BATCH_SIZE, 0))
-        return settings, max(1, round(options.steps / n_batches))
+        updates = n // BATCH_SIZE
+        return overrides(Robust(), options.changes), max(1, round(options.steps / updates))
     alpha, on = (1.0 if "mixup" in side else 0.0), ("clean" if "clean" in side else "all")
     seen = n_clean if on == "clean" else n
     return Plain(alpha=alpha, on=on), max(1, round(options.steps / (seen // BATCH_SIZE)))  # type: ignore

@@ -33,6 +33,7 @@ import json
 import math
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -166,29 +167,34 @@ def split(
     return Split(pixels, labels, planted, web.pixels[held], web.labels[held])
 
 
-def audited(web: Web, part: Split, path: Path, seed: int) -> Audited:
+def audited(web: Web, part: Split, features: Path, verdicts: Path, seed: int) -> Audited:
+    """Features and verdicts; what was made before is read from these files."""
     n = len(part.labels)
-    both = kept(path, lambda: np.concatenate(fitted(part.pixels, part.held_pixels, seed)))
+    both = kept(features, lambda: np.concatenate(fitted(part.pixels, part.held_pixels, seed)))
     rows, held_rows = both[:n], both[n:]
 
     def said(values: np.ndarray, labels: np.ndarray) -> Detection:
         neighbors = nearest_neighbors(values, 50)
         return detect(values, neighbors, labels, web.class_names, RobustDetection(), seed=seed)
 
-    found, of_held = said(rows, part.labels), said(held_rows, part.held_labels)
-    beliefs = Beliefs(
-        part.labels, found.probabilities, found.suggestion, found.suggestion_probability,
-        found.foreign_group, np.zeros(n, bool),
-    )  # fmt: skip
-    return Audited(rows, held_rows, beliefs, of_held.verdict == Verdict.CLEAN)
+    if not verdicts.exists():
+        found, of_held = said(rows, part.labels), said(held_rows, part.held_labels)
+        np.savez(
+            verdicts, kinds=found.probabilities, suggestion=found.suggestion,
+            suggestion_probability=found.suggestion_probability,
+            foreign_group=found.foreign_group, clean=of_held.verdict == Verdict.CLEAN,
+        )  # fmt: skip
+    found = dict(np.load(verdicts))
+    clean = found.pop("clean")
+    beliefs = Beliefs(labels=part.labels, certain=np.zeros(n, bool), **found)
+    return Audited(rows, held_rows, beliefs, clean)
 
 
 def believed(side: str, part: Split, audit: Audited) -> Beliefs:
     if side != "known":
         return audit.beliefs
-    trusted = Beliefs.trusting(part.labels)
     kinds = np.eye(3, dtype=np.float32)[part.planted]
-    return trusted.__class__(**{**vars(trusted), "kinds": kinds})
+    return replace(Beliefs.trusting(part.labels), kinds=kinds)
 
 
 def trained(
@@ -199,8 +205,6 @@ def trained(
     settings = settings.for_images(len(part.labels))
     classify = settings.classify
     if epochs:
-        from dataclasses import replace
-
         classify = replace(classify, training=replace(classify.training, epochs=epochs))
     n, n_held = len(part.labels), len(part.held_labels)
     runtime = Runtime.start("cpu", classify.training.precision)
@@ -233,8 +237,12 @@ def runs(web: Web, strangers: np.ndarray, chosen: argparse.Namespace, plant: str
     for fold in folds(web):
         for seed in chosen.seeds:
             part = split(web, fold, seed, plant, chosen.rate, strangers)
-            drawn = f"{plant}-{chosen.rate:g}" if plant == "foreign" else "real"
-            audit = audited(web, part, chosen.cache / f"{web.name}-{fold}-{seed}-{drawn}.npy", seed)
+            case = f"{web.name}-{fold}-{seed}-"
+            shown = f"foreign-{chosen.rate:g}" if plant == "foreign" else "real"
+            audit = audited(
+                web, part, chosen.cache / f"{case}{shown}.npy",
+                chosen.cache / f"{case}{plant}-{chosen.rate:g}.npz", seed,
+            )  # fmt: skip
             told(web, fold, seed, plant, part, audit)
             for model in chosen.models:
                 for side in chosen.sides:

@@ -1,4 +1,4 @@
-"""Images of three obvious classes with wrong labels and foreign images, and what is known of them."""
+"""Images of three obvious classes, wrong labels, foreign images, and what is known of them."""
 
 from __future__ import annotations
 
@@ -103,18 +103,15 @@ def trained_on_rows(made: Noisy, settings: Classify = QUICK, **more) -> TrainedC
     return train_classifier(settings=settings, **{**given, **more})
 
 
-def test_of(made: Noisy, source: Source | None = None):
+def accuracy_test(made: Noisy, source: Source | None = None):
     """The share of test images that are classified right, for the log."""
     source = source or resident(made.pixels)
 
-    def test(predict) -> dict[str, float]:
+    def test(predict):
         said = predict(source, made.test_rows).argmax(1).numpy()
         return {"test_accuracy": float((said == made.truth[made.test_rows]).mean())}
 
     return test
-
-
-test_of.__test__ = False  # type: ignore[attr-defined]  # none of pytest's
 
 
 def with_training(settings: Classify, **changes) -> Classify:

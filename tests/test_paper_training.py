@@ -1,4 +1,4 @@
-"""SNCF's second stage: what a step computes, what its phases are, and where it has nothing to do."""
+"""SNCF's second stage: what a step computes, what its phases are, where it has nothing to do."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from made_noisy import (
     N_CLASSES,
     QUICK,
     Noisy,
+    accuracy_test,
     logs,
     noisy,
-    test_of,
     trained,
     trained_on_rows,
     views,
@@ -283,7 +283,7 @@ def test_the_weight_of_the_contrast_may_be_the_share_of_foreign_images(made):
 def test_wrong_labels_are_not_learned_and_their_classes_are_found(made, tmp_path):
     log, lines = logs(tmp_path / "log.jsonl")
     settings = with_training(PAPER, epochs=8)
-    found = trained(made, settings, test=test_of(made), log=log)
+    found = trained(made, settings, test=accuracy_test(made), log=log)
     known = made.truth[made.rows] >= 0
     right = found.probabilities.argmax(1) == made.truth[made.rows]
     assert right[known].mean() > 0.97

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args, get_type_hints
+
 import pytest
 import torch
 from torch import nn
@@ -9,8 +11,10 @@ from torch.nn.functional import conv2d
 from torch.utils.flop_counter import FlopCounterMode
 
 from labelsieve.errors import ConfigError
+from labelsieve.estimate import TRAINING_SECONDS
 from labelsieve.features.backbones import network
 from labelsieve.features.heads import Classifier, sncf_head
+from labelsieve.features.pretrain import Pretrain
 from labelsieve.features.resnets import PreActResNet, PreActShape, preact_resnet18, small_preact
 from labelsieve.features.saved import load_network, save_network
 from labelsieve.features.weights import digest, drawn_from
@@ -146,3 +150,10 @@ def test_a_stem_of_no_size_is_refused():
         PreActShape(stem_width=-1)
     with pytest.raises(ConfigError, match=r"stem_stride is 0; expected 1 or more"):
         PreActShape(stem_stride=0)
+
+
+def test_what_pretraining_a_network_costs_is_known_of_each():
+    networks = get_args(get_type_hints(Pretrain)["network"])
+    assert set(TRAINING_SECONDS) == set(networks)
+    for name in set(networks) - {"dictionary-net"}:
+        assert network(name).n_features > 0

@@ -34,7 +34,8 @@ NETWORK_SECONDS = 0.1  # of a network of 4 GMAC, an image
 # Of training a network, an image with its two views, forward and backward in bfloat16.
 TRAINING_SECONDS = {
     "dictionary-net": 1.1e-3, "narrow-resnet18": 6.8e-3, "cifar-resnet18": 0.034,
-    "preact-resnet18": 0.034, "stl-resnet18": 0.09, "resnet50": 0.27,
+    "preact-resnet18": 0.034, "preact-resnet18-identity": 0.034, "small-preact": 0.9e-3,
+    "stl-resnet18": 0.09, "resnet50": 0.27, "inception-resnet-v2": 0.086,
 }  # fmt: skip
 PAIR_SECONDS = 4.4e-9  # of the neighbors, a pair of images, at 256 dimensions
 DETECT_SECONDS = (5.0, 1.1e-3)  # whatever the number of images, and an image

@@ -23,8 +23,19 @@ PHASES = {
     "train": "Training",
 }
 LEAST_SPAN = 0.05  # of the scale of accuracies: no two ticks read alike
-_SHARE = "_share"  # how names in the log end whose values are shares of the images
-_NOT_OF_IMAGES = ("waiting_share",)
+# What the steps of the objectives log, and what it is called on the page.
+BELIEVED = {  # in [0, 1]
+    "right": "labels taken as right",
+    "worth": "weight of guessed labels",
+}
+PARTS = {  # of the loss; an objective has at most three of them drawn
+    "classification": "classification",
+    "contrast": "contrastive",
+    "balance": "balance of classes",
+    "penalty": "early learning",
+    "fitted": "labels taken as right",
+    "guessed": "guessed labels",
+}
 
 
 def training_charts(history: History) -> list[tuple[str, tuple[Chart, ...]]]:
@@ -37,7 +48,8 @@ def training_charts(history: History) -> list[tuple[str, tuple[Chart, ...]]]:
     found = []
     for phase, lines in history.items():
         accuracy = accuracy_chart(lines, is_final=phase in tested[-1:])
-        charts = (loss_chart(lines), accuracy, *_shares(lines))
+        believed = shares_chart(lines, "What is believed", BELIEVED, "At the end:")
+        charts = (loss_chart(lines), accuracy, _parts(lines), believed)
         drawn = tuple(chart for chart in charts if chart is not None)
         if drawn:
             found.append((PHASES.get(phase, phase.replace("-", " ").capitalize()), drawn))
@@ -56,7 +68,9 @@ def accuracy_chart(epochs: Sequence[Mapping[str, Any]], *, is_final: bool) -> Ch
         return None
     (epoch, last), best = points[-1], max(points, key=lambda point: point[1])
     series = [("test accuracy", KINDS[0], points)]
-    sentence = f"The last epoch counts: {percent(last)}." if is_final else f"At its end: {percent(last)}."
+    sentence = (
+        f"The last epoch counts: {percent(last)}." if is_final else f"At its end: {percent(last)}."
+    )
     if is_final and best[1] > last:
         series.append(("best on the test images", KINDS[2], [best]))
         sentence += (
@@ -76,16 +90,12 @@ def accuracy_chart(epochs: Sequence[Mapping[str, Any]], *, is_final: bool) -> Ch
     )
 
 
-def _shares(epochs: Sequence[Mapping[str, Any]]) -> list[Chart | None]:
-    """What shares of the images the log tells of, three to a chart."""
-    names = dict.fromkeys(name for line in epochs for name in line if name.endswith(_SHARE))
-    keys = [name for name in names if name not in _NOT_OF_IMAGES]
-    return [
-        shares_chart(
-            epochs,
-            "Shares of the images",
-            {key: key.removesuffix(_SHARE).replace("_", " ") for key in keys[i : i + len(KINDS)]},
-            "At the end:",
-        )
-        for i in range(0, len(keys), len(KINDS))
-    ]
+def _parts(epochs: Sequence[Mapping[str, Any]]) -> Chart | None:
+    """The parts of the loss, each as it is before its weight; None where it has one part only."""
+    found = {words: points for key, words in PARTS.items() if (points := points_of(epochs, key))}
+    named = zip(found.items(), KINDS, strict=False)  # the first three
+    series = [(words, kind, points) for (words, points), kind in named]
+    if len(series) < 2:
+        return None
+    last = [f"{words} {points[-1][1]:.3f}" for words, _, points in series]
+    return epochs_chart("Parts of the loss", f"At the end: {', '.join(last)}.", series)

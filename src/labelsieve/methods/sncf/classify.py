@@ -39,6 +39,7 @@ from labelsieve.methods.sncf.dividemix import DivideMix
 from labelsieve.methods.sncf.paper_training import Paper
 from labelsieve.methods.sncf.plain_training import Plain
 from labelsieve.methods.sncf.predictor import Predictor
+from labelsieve.methods.sncf.robust_training import Robust
 from labelsieve.methods.sncf.work import Phase, Views, Work
 from labelsieve.optimizers import Average, Optimizer, make_optimizers
 from labelsieve.records import Verdict
@@ -66,7 +67,7 @@ def sgd(epochs: int, batch_size: int) -> Training:
 class Classify:
     """How a classifier is trained. Defaults: SNCF on CIFAR-100, as published."""
 
-    objective: Paper | Plain | DivideMix = field(default_factory=Paper)
+    objective: Robust | Paper | Plain | DivideMix = field(default_factory=Paper)
     weak: Weak = field(default_factory=Weak)
     strong: Contrastive = field(default_factory=lambda: Contrastive(smallest_crop=0.08))
     # The head that is contrasted. none: nothing is. small: two layers, for small networks; sncf:

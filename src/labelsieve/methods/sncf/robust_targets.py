@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from labelsieve.errors import ConfigError, DataError
+from labelsieve.features.objectives import contrast_groups
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.guesses import soft_targets
 from labelsieve.methods.sncf.losses import pseudo_loss
@@ -156,6 +157,7 @@ class Targets:
         guess_power: float = 1.0,
         pseudo_loss: bool = False,
         confidence: float = 0.0,
+        label_first: bool = True,
     ) -> None:
         """Bring what is believed to the device.
 
@@ -168,10 +170,12 @@ class Targets:
             guess_power: of the network's in the end.
             pseudo_loss: guesses count by their pseudo-loss.
             confidence: power of how sure a target is, by which it counts.
+            label_first: classes other than the given one count as far as the network does.
         """
         self._evidence, self._memory = evidence, memory
         self._audit_power, self._guess_power = audit_power, guess_power
         self._pseudo_loss, self._confidence = pseudo_loss, confidence
+        self._label_first = label_first
         classes = class_evidence(beliefs, n_classes)
 
         device = memory.worth.device
@@ -181,8 +185,7 @@ class Targets:
 
         self._classes, self._kinds = on_device(classes), on_device(beliefs.kinds)  # (N, C), (N, 3)
         self._labels, self._certain = on_device(beliefs.labels), on_device(beliefs.certain)
-        groups = np.where(beliefs.verdict == Verdict.FOREIGN, beliefs.foreign_group, -1)
-        self._groups = on_device(groups.astype(np.int64))
+        self._groups = on_device(beliefs.foreign_group.astype(np.int64))
         self._noisy = (beliefs.verdict == Verdict.MISLABELED) & ~beliefs.certain
         known = 1 - beliefs.kinds[:, Verdict.FOREIGN : Verdict.FOREIGN + 1]
         self.prior = on_device((known * classes).sum(axis=0))  # (C,) how often a class is there
@@ -209,6 +212,9 @@ class Targets:
         if not both:
             aims = soft_targets(labels, self._kinds_of(rows, kinds, epoch), aims).targets
         weights = 1 - kinds[:, Verdict.FOREIGN]
+        if self._label_first:
+            aims, believed = _label_first(aims, labels, trust)
+            weights = weights * believed
         if self._confidence:
             entropy = torch.special.entr(aims).sum(dim=1) / math.log(aims.shape[1])
             weights = weights * (1 - entropy).clamp(min=0) ** self._confidence
@@ -216,24 +222,17 @@ class Targets:
             weights = weights * self._memory.worth[rows]
         return aims, weights
 
-    def positives(self, rows: Tensor, aims: Tensor, weights: Tensor, interpolated: bool) -> Tensor:
-        """(B, B) how far image j is a positive of image i; 1 of itself.
+    def groups(self, rows: Tensor, aims: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Who is contrasted with whom: (B,) groups, and (B,) how sure they are.
 
-        Interpolated, the chance that both are of the same class, if what is known of the one says
-        nothing of the other: ``e_ij = w_i w_j <t_i, t_j>``. In place of PLS's product of weights
-        within a class (`interpolated_contrastive`) it counts doubt between classes as well. Foreign
-        images of one group are positives of each other, as in SNCF.
+        Images of a class are a group, as sure as they are known; those that are rather foreign are
+        of their group of foreign images, or alone.
         """
-        if interpolated:
-            counted = weights[:, None] * aims
-            shared = counted @ counted.T
-        else:
-            foreign = self._kinds[rows].argmax(dim=1) == Verdict.FOREIGN
-            likeliest = torch.where(foreign, -1, aims.argmax(dim=1))
-            shared = ((likeliest[:, None] == likeliest) & ~foreign).to(aims)
-        groups = self._groups[rows]
-        grouped = (groups[:, None] == groups) & (groups >= 0)
-        return shared.masked_fill(grouped, 1).fill_diagonal_(1)
+        foreign = self._kinds[rows].argmax(dim=1) == Verdict.FOREIGN
+        shared = contrast_groups(
+            aims.argmax(dim=1), foreign, self._groups[rows], self._classes.shape[1]
+        )
+        return shared, torch.where(foreign, self._kinds[rows, Verdict.FOREIGN].to(weights), weights)
 
     def after_epoch(self, epoch: int, rows: NDArray[np.int64], *, begun: bool) -> dict[str, float]:
         """Tell small losses from large ones; for the log, how many labels are no longer believed.
@@ -263,9 +262,12 @@ class Targets:
         """What the teacher's losses are now; where a class is missing, none."""
         if self._evidence == "alternate":
             losses = cross_entropy(logits, labels.clamp(min=0), reduction="none")
-            self._memory.label_losses[rows] = torch.where(labels >= 0, losses, torch.nan)
+            self._memory.label_losses[rows] = torch.where(labels >= 0, losses, torch.nan).to(
+                self._memory.label_losses
+            )
         if self._pseudo_loss:
-            self._memory.pseudo_losses[rows] = pseudo_loss(logits, aims)
+            losses = pseudo_loss(logits, aims)
+            self._memory.pseudo_losses[rows] = losses.to(self._memory.pseudo_losses)
 
     def _kinds_of(self, rows: Tensor, kinds: Tensor, epoch: int) -> Tensor:
         """(B, 3) by the audit, or, in odd epochs of an alternation, by small losses."""
@@ -276,3 +278,12 @@ class Targets:
         by_loss = torch.stack([(1 - foreign) * right, (1 - foreign) * (1 - right), foreign], dim=1)
         decided = self._certain[rows] | right.isnan()
         return torch.where(decided[:, None], kinds, by_loss)
+
+
+def _label_first(aims: Tensor, labels: Tensor, trust: float) -> tuple[Tensor, Tensor]:
+    """Targets in which other classes than the label count by `trust`, and what is left of each."""
+    classes = torch.arange(aims.shape[1], device=aims.device)
+    counted = torch.where(labels[:, None] == classes, aims, trust * aims)
+    left = counted.sum(dim=1)
+    # of an image without label nothing is left at first: it has a target, of no weight
+    return torch.where((left > 0)[:, None], counted / left[:, None], aims), left

@@ -19,12 +19,11 @@ Here nothing is certain but what a person decided:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from labelsieve.data.batches import Batch
@@ -35,8 +34,7 @@ from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.contrast import Step
 from labelsieve.features.inference import in_mode
 from labelsieve.features.momentum import exchange
-from labelsieve.features.objectives import mixed_targets, soft_n_pairs
-from labelsieve.methods.sncf.beliefs import Beliefs
+from labelsieve.features.objectives import interpolated_contrastive
 from labelsieve.methods.sncf.losses import (
     balance_penalty,
     mixed_cross_entropy,
@@ -48,6 +46,8 @@ from labelsieve.methods.sncf.work import STRONG, WEAK, Phase, Work
 from labelsieve.records import Verdict
 
 Teacher = Literal["average", "network"]
+
+_LEAST_RATE = 0.02  # of images that are called foreign: nothing is left out for good
 
 
 @dataclass(frozen=True)
@@ -61,19 +61,24 @@ class Robust:
     audit_power: float = 1.0  # of the audit's evidence when the network's counts in full, >= 0
     guess_power: float = 1.0  # of what the network says, > 0; above 1 sharpens it
     ramp: float = 0.3  # share of the epochs in which the network's word comes to count, in [0, 1]
+    # In that time, other classes than the given one count as far as the network does: what the audit
+    # suggests it takes from features that confuse what is alike. False: they count from the first.
+    label_first: bool = True
     teacher: Teacher = "average"  # who guesses: the averaged weights, or the network as it is
     pseudo_loss: bool = False  # guesses that the network contradicts count less (PLS)
     confidence: float = 0.0  # power of 1 - entropy / log C of a target, by which it counts; 0: none
     alpha: float = 1.0  # of mixing, above 0: factors are of Beta(alpha, alpha)
     contrast_weight: float = 1.0
     temperature: float = 0.2  # of the contrastive loss
-    # Positives of an anchor are images by how likely they are of its class; else all of the same
-    # likeliest class, as in SNCF.
+    # Images of a class are positives of each other as far as it is sure that they are known (PLS);
+    # else in full (SNCF).
     interpolated: bool = True
-    strong_weight: float = 0.0  # of the cross-entropy of strong views, which are not mixed
+    strong_weight: float = 1.0  # of the cross-entropy of strong views, which are not mixed
     balance_weight: float = 0.0  # of the penalty on using classes less often than they are there
-    # Share of the epochs that surely foreign images are in, in [0, 1]; 1: every epoch sees all.
-    least_rate: float = 0.1
+    # How often an image comes that is surely mislabeled, or surely foreign, for each time that a
+    # clean one comes, in [0, 1]. There are as many updates as if each image came once an epoch.
+    mislabeled_rate: float = 1.0
+    foreign_rate: float = 0.1
 
     def __post_init__(self) -> None:
         for name, known in (("evidence", get_args(Evidence)), ("teacher", get_args(Teacher))):
@@ -89,63 +94,50 @@ class Robust:
         ):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more.")
-        for name in ("ramp", "least_rate"):
+        for name in ("ramp", "mislabeled_rate", "foreign_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
 
-    def sampler(
-        self,
-        beliefs: Beliefs,
-        rows: NDArray[np.int64],
-        batch_size: int,
-        seed: int,
-        *,
-        n_processes: int = 1,
-        contrasts: bool = True,
-    ) -> Sampler:
-        """The stream: images by how likely they are known, foreign ones where they are contrasted.
-
-        Args:
-            beliefs: of all N images.
-            rows: which of them are trained on.
-            batch_size: of all processes together, at most.
-            seed: at least 0.
-            n_processes: that share a batch.
-            contrasts: whether there is anything to learn from foreign images.
+    def sampler(self, work: Work) -> Sampler:
+        """The stream, whose epochs are shorter by what comes seldom.
 
         Raises:
             DataError: all images are surely foreign.
         """
-        known = 1 - beliefs.kinds[rows, Verdict.FOREIGN].astype(np.float64)
-        if not known.any():
+        rows = work.rows
+        kinds = work.beliefs.kinds[rows].astype(np.float64)
+        if not (kinds[:, Verdict.FOREIGN] < 1).any():
             raise DataError(
                 f"all of {len(rows)} images are called foreign; a classifier needs some to begin "
                 "with. Look at the audit, or train on all labels with --recipe plain."
             )
-        least = self.least_rate
-        if not contrasts:
-            rows, known = rows[known > 0], known[known > 0]
-        rates = (least + (1 - least) * known).clip(0, 1)
-        return thinned(rows, rates, batch_size, seed, n_processes=n_processes)
+        if not self.contrasts(work):
+            taught = kinds[:, Verdict.FOREIGN] < 1  # the others teach nothing
+            rows, kinds = rows[taught], kinds[taught]
+        rates = kinds @ [1.0, self.mislabeled_rate, self.foreign_rate]
+        return thinned(
+            rows, rates.clip(_LEAST_RATE, 1), work.training.batch_size, work.seed,
+            n_processes=work.runtime.n_processes,
+        )  # fmt: skip
 
     def phases(self, work: Work) -> list[Phase]:
-        """One, in which the network's word comes to count as it learns.
+        """One, with as many updates as if each of the images came once an epoch.
 
         Raises:
             DataError: all images are surely foreign, or labels or suggestions are no classes.
         """
-        contrasts = work.contrasts and self.contrast_weight > 0
-        sampler = self.sampler(
-            work.beliefs, work.rows, work.training.batch_size, work.seed,
-            n_processes=work.runtime.n_processes, contrasts=contrasts,
-        )  # fmt: skip
+        sampler = self.sampler(work)
+        training, n_batches = work.training, len(sampler)
+        n_plain = max(1, len(work.rows) // training.batch_size)  # batches an epoch
+        if n_batches < n_plain:
+            training = replace(training, epochs=round(training.epochs * n_plain / n_batches))
         memory = Memory(len(work.beliefs), work.runtime.device)
         targets = Targets(
             self.evidence, work.beliefs, work.n_classes, memory,
             audit_power=self.audit_power, guess_power=self.guess_power,
-            pseudo_loss=self.pseudo_loss, confidence=self.confidence,
+            pseudo_loss=self.pseudo_loss, confidence=self.confidence, label_first=self.label_first,
         )  # fmt: skip
-        n_batches, ramp = len(sampler), self.ramp * work.training.epochs
+        ramp = self.ramp * training.epochs
 
         def trust(batch: Batch) -> float:
             done = batch.epoch + batch.step / n_batches
@@ -155,7 +147,10 @@ class Robust:
             return targets.after_epoch(epoch, work.rows, begun=epoch + 1 >= ramp)
 
         step = robust_step(self, work, targets, trust)
-        return [Phase("train", sampler, work.training, step, memory.state(), after_epoch)]
+        return [Phase("train", sampler, training, step, memory.state(), after_epoch)]
+
+    def contrasts(self, work: Work) -> bool:
+        return work.contrasts and self.contrast_weight > 0
 
 
 def robust_step(
@@ -173,7 +168,7 @@ def robust_step(
         trust: how far the network's word counts by then, in [0, 1].
     """
     runtime, views = work.runtime, work.views
-    contrasts = work.contrasts and settings.contrast_weight > 0
+    contrasts = settings.contrasts(work)
     guess_of = _guess_of(settings, work)
 
     def step(batch: Batch) -> dict[str, Tensor]:
@@ -194,9 +189,12 @@ def robust_step(
                 runtime.gather(each)
                 for each in answers.projections.chunk(2)  # type: ignore[union-attr]
             )
-            positives = targets.positives(rows, aims, weights, settings.interpolated)
-            positives = mixed_targets(positives, order, factor)
-            values["contrast"] = soft_n_pairs(anchors, candidates, positives, settings.temperature)
+            groups, sure = targets.groups(rows, aims, weights)
+            if not settings.interpolated:
+                sure = torch.ones_like(sure)
+            values["contrast"] = interpolated_contrastive(
+                anchors, candidates, groups, sure, order, factor, settings.temperature
+            )
         else:
             logits, others = runtime.gather(work.model(mixed).logits), None
         loss = mixed_cross_entropy(logits, aims, order, factor, weights)
