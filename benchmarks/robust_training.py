@@ -1,12 +1,16 @@
-"""What robust training of a small network is worth on CIFAR-10 with wrong labels and foreign images.
+"""What robust training of a small network is worth on CIFAR-10 with wrong labels.
 
     python benchmarks/robust_training.py --data DIR --cache FOLDER [--seeds 0 1 2]
-        [--noise worse mixed none] [--sides plain mixup ...]
+        [--noise worse mixed none] [--sides plain mixup ...] [--networks FOLDER ...]
     python benchmarks/robust_training.py --data DIR --cache FOLDER --epoch-cost
 
 DIR holds cifar10/ with the labels of CIFAR-10N and ood32/. A seed draws which of the 50,000 images
 are learned from, the noise, the first weights and the order of images; all sides of a seed share
 these. Test images are always all 10,000, with clean labels; scores are those of the last update.
+The audit and cleanlab have the same features: dictionary features of the set itself or, where
+--networks names one FOLDER for each seed, rows of a network that learned from all 50,000 images
+without labels (`labelsieve features DIR/cifar10/train.parquet --pretrain cpu --seed SEED`). The
+network that is trained here is always new.
 
   worse   the label that one of three people gave, of CIFAR-10N (40 % wrong)
   mixed   each image is replaced by a foreign one with probability .2, or its label is drawn from
@@ -42,6 +46,7 @@ parser = argparse.ArgumentParser(
 )
 parser.add_argument("--data", type=Path, required=True, help="folder with cifar10/ and ood32/")
 parser.add_argument("--cache", type=Path, required=True, help="folder that keeps sets and runs")
+parser.add_argument("--networks", type=Path, nargs="+", help="one for each seed, for the audit")
 parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
 parser.add_argument("--noise", nargs="+", default=["worse", "mixed"], help="worse, mixed, none")
 parser.add_argument("--sides", nargs="+", help="only these")
@@ -69,6 +74,7 @@ from labelsieve.data.read import read  # noqa: E402
 from labelsieve.data.sources import resident  # noqa: E402
 from labelsieve.features.backbones import network  # noqa: E402
 from labelsieve.features.dictionary import Dictionary, fit  # noqa: E402
+from labelsieve.features.joint import JointModel  # noqa: E402
 from labelsieve.methods.sncf.beliefs import Beliefs  # noqa: E402
 from labelsieve.methods.sncf.classify import (  # noqa: E402
     Classify,
@@ -80,6 +86,7 @@ from labelsieve.methods.sncf.robust import RobustDetection  # noqa: E402
 from labelsieve.methods.sncf.training_recipes import Model, fitted  # noqa: E402
 from labelsieve.methods.sncf.work import image_views  # noqa: E402
 from labelsieve.neighbors.knn import nearest_neighbors  # noqa: E402
+from labelsieve.trained import load_trained  # noqa: E402
 
 torch.set_num_threads(1)
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
@@ -175,11 +182,13 @@ def images_of(name: str, *columns: str):
 
 
 def audited(made: Set, noise: str, seed: int) -> Audited:
-    """Dictionary features of the set, the audit's default recipe on them, and cleanlab on them."""
-    file = options.cache / f"audit-{noise}-{seed}-{options.images}-{Dictionary().digest()}.npz"
+    """The audit's default recipe on features of the set, and cleanlab on the same."""
+    trained = options.networks[options.seeds.index(seed)] if options.networks else None
+    made_by = trained.name if trained else Dictionary().digest()
+    file = options.cache / f"audit-{noise}-{seed}-{options.images}-{made_by}.npz"
     if not file.exists():
         clocks = [time.process_time()]
-        features = fit(made.pixels, Dictionary(), seed=seed).transform(made.pixels)
+        features = features_of(made.pixels, trained, seed)
         clocks.append(time.process_time())
         neighbors = nearest_neighbors(features, 50)
         found = detect(features, neighbors, made.labels, CLASSES, RobustDetection(), seed=seed)
@@ -196,6 +205,13 @@ def audited(made: Set, noise: str, seed: int) -> Audited:
     kept, seconds = columns.pop("kept"), columns.pop("seconds")
     certain = np.zeros(len(kept), bool)
     return Audited(Beliefs(labels=made.labels, certain=certain, **columns), kept, seconds)
+
+
+def features_of(pixels: np.ndarray, trained: Path | None, seed: int) -> np.ndarray:
+    if trained is None:
+        return fit(pixels, Dictionary(), seed=seed).transform(pixels)
+    found = load_trained(trained)
+    return JointModel.load(found.joint, found.backbone).transform(pixels)
 
 
 def kept_by_cleanlab(features, labels, seed):

@@ -2,7 +2,7 @@
 
     python benchmarks/semantic_holdout.py --data DIR [--seeds 0 1 2] [--sides NAME ...]
         [--cache FOLDER] [--out FILE.json] [--set NAME=VALUE ...] [--optimizer muon|sgd]
-        [--foreign RATE] [--mislabeled RATE] [--steps N]
+        [--foreign RATE] [--mislabeled RATE] [--steps N] [--cost]
 
 DIR holds cifar10/train.parquet and cifar10/test.parquet. The four vehicle classes of CIFAR-10 are
 the classes, 1,500 images of each; 30 % of all images are replaced by animals, which keep the label
@@ -22,6 +22,9 @@ scratch with the same number of updates on the same views:
 
 The last update is scored; nothing is chosen by the test set. With --cache, a side of a seed that is
 there is not trained again. CPU-s are of the process.
+
+With --cost nothing is scored: the CPU-s of an epoch over all images, each once, of plain training
+and of robust training with everything that belongs to it, in turn.
 """
 
 from __future__ import annotations
@@ -49,7 +52,10 @@ parser.add_argument("--foreign", type=float, default=0.3, help="share of all ima
 parser.add_argument("--mislabeled", type=float, default=0.2, help="share of all images")
 parser.add_argument("--steps", type=int, default=1800, help="updates of each side")
 parser.add_argument("--epochs", type=int, default=90, help="of learning features")
+parser.add_argument("--average", type=float, default=0.99, help="of the weights; 0: none")
+parser.add_argument("--schedule", choices=["cosine", "steps"], default="cosine", help="of rates")
 parser.add_argument("--threads", type=int, default=1)
+parser.add_argument("--cost", action="store_true", help="measure the cost of an epoch instead")
 
 VEHICLES = (0, 1, 8, 9)  # airplane, automobile, ship, truck
 NAMES = ("airplane", "automobile", "ship", "truck")
@@ -217,25 +223,9 @@ def train_side(
     """Test accuracy of the last update, what became of the wrong labels, and the cost."""
     import numpy as np
 
-    from labelsieve.data.augment import CIFAR10, Contrastive, Weak
     from labelsieve.data.batches import resident
-    from labelsieve.features.backbones import network
-    from labelsieve.loop import LearningRate, Training
-    from labelsieve.methods.sncf.classify import Classify, train_classifier
-    from labelsieve.methods.sncf.work import image_views
 
     learned, epochs = objective(side, beliefs, options)
-    training = Training(
-        epochs=epochs, batch_size=BATCH_SIZE, optimizer=optimizer(options.optimizer),
-        precision="fastest",
-        learning_rate=LearningRate(peak=0.05, warmup=0.03, start=0.0, final=0.0),
-    )  # fmt: skip
-    settings = Classify(
-        objective=learned, training=training, test_every=0, average=0.99,
-        weak=Weak(), strong=Contrastive(),
-        projection="sncf" if side in ("paper", "robust") else "none",
-    )  # fmt: skip
-    strong = settings.strong if side in ("paper", "robust") else None
     test = resident(mixed.test_pixels)
     found: dict[str, float] = {}
 
@@ -245,12 +235,7 @@ def train_side(
         return dict(found)
 
     clock = time.process_time()
-    done = train_classifier(
-        resident(mixed.pixels), network("small-preact", seed=seed), beliefs, len(NAMES), settings,
-        rows=np.arange(len(mixed.labels)), views=image_views(
-            settings.weak, strong, CIFAR10, seed
-        ), test=tested, seed=seed,
-    )  # fmt: skip
+    done = classifier(learned, epochs, mixed, beliefs, seed, options, test=tested)
     seconds = time.process_time() - clock
     said = done.probabilities.argmax(1)
     wrong = (mixed.labels != mixed.truth) & ~mixed.foreign
@@ -260,6 +245,74 @@ def train_side(
     return {**found, "epochs": epochs, "cpu s": seconds}
 
 
+def classifier(
+    learned: Any, epochs: int, mixed: Mixed, beliefs: Any, seed: int, options: Any, **more: Any
+) -> Any:
+    """The small network, trained from scratch."""
+    import numpy as np
+
+    from labelsieve.data.augment import CIFAR10, Contrastive, Weak
+    from labelsieve.data.batches import resident
+    from labelsieve.features.backbones import network
+    from labelsieve.loop import LearningRate, Training
+    from labelsieve.methods.sncf.classify import Classify, train_classifier
+    from labelsieve.methods.sncf.plain_training import Plain
+    from labelsieve.methods.sncf.work import image_views
+
+    rate = LearningRate(peak=0.05, warmup=0.03, start=0.0, final=0.0)
+    if options.schedule == "steps":
+        rate = LearningRate(peak=0.05, shape="steps", cuts=(0.5, 0.8))
+    contrasts = not isinstance(learned, Plain)
+    settings = Classify(
+        objective=learned, test_every=0, average=options.average, weak=Weak(),
+        strong=Contrastive(), projection="sncf" if contrasts else "none",
+        training=Training(
+            epochs=epochs, batch_size=BATCH_SIZE, optimizer=optimizer(options.optimizer),
+            precision="fastest", learning_rate=rate,
+        ),
+    )  # fmt: skip
+    strong = settings.strong if contrasts else None
+    return train_classifier(
+        resident(mixed.pixels), network("small-preact", seed=seed), beliefs, len(NAMES), settings,
+        rows=np.arange(len(mixed.labels)), seed=seed,
+        views=image_views(settings.weak, strong, CIFAR10, seed), **more,
+    )  # fmt: skip
+
+
+def cost(options: argparse.Namespace) -> None:
+    """CPU-s of an epoch in which each image comes once, the better of several turns."""
+    import numpy as np
+
+    from labelsieve.config import overrides
+    from labelsieve.methods.sncf.beliefs import Beliefs
+    from labelsieve.methods.sncf.plain_training import Plain
+    from labelsieve.methods.sncf.robust_training import Robust
+
+    mixed = make(options, 0)
+    kinds = np.random.default_rng(0).dirichlet([3, 1, 1], len(mixed.labels)).astype(np.float32)
+    beliefs = Beliefs.trusting(mixed.labels)
+    beliefs = Beliefs(**{**vars(beliefs), "kinds": kinds})
+    every = Robust(mislabeled_rate=1.0, foreign_rate=1.0)
+    seconds: dict[str, list[float]] = {"plain": [], "robust": []}
+    for _ in range(5):
+        for name, learned in (("plain", Plain()), ("robust", overrides(every, options.changes))):
+            clocks: list[float] = []
+
+            def progress(done: int, total: int, clocks: list[float] = clocks) -> None:
+                if 2 * done == total or done == total:  # the end of either of two epochs
+                    clocks.append(time.process_time())
+
+            classifier(learned, 2, mixed, beliefs, 0, options, progress=progress)
+            seconds[name].append(clocks[1] - clocks[0])
+        best = {name: min(values) for name, values in seconds.items()}
+        print(
+            f"an epoch of {len(mixed.labels)} images: plain {best['plain']:.2f} CPU-s, robust "
+            f"{best['robust']:.2f}: {best['robust'] / best['plain']:.2f} times as much; in turn "
+            + ", ".join(f"{b / a:.2f}" for a, b in zip(*seconds.values(), strict=True)),
+            flush=True,
+        )
+
+
 def main() -> None:
     options = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -267,8 +320,14 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(options.threads)
+    if options.cost:
+        cost(options)
+        return
     of_set = f"{options.foreign:g}-{options.mislabeled:g}-{options.epochs}"
-    of_side = "-".join([options.optimizer, str(options.steps), *sorted(options.changes)])
+    of_side = f"{options.optimizer}-{options.steps}"
+    if options.average != 0.99 or options.schedule != "cosine":
+        of_side += f"-{options.average:g}-{options.schedule}"
+    of_robust = "-".join([of_side, *sorted(options.changes)])
     results = []
     if options.cache is not None:
         options.cache.mkdir(parents=True, exist_ok=True)
@@ -277,7 +336,7 @@ def main() -> None:
         cached = options.cache and options.cache / f"{of_set}-{seed}.npz"
         beliefs = detected(mixed, options, seed, cached)
         for side in options.sides:
-            name = of_side if side == "robust" else of_side.split("-")[0] + f"-{options.steps}"
+            name = of_robust if side == "robust" else of_side
             file = options.cache and options.cache / f"{of_set}-{seed}-{side}-{name}.json"
             if file is not None and file.exists():
                 found = json.loads(file.read_text(encoding="utf-8"))

@@ -22,7 +22,11 @@ def set_(*assignments: str) -> tuple[str, ...]:
     return tuple(word for one in assignments for word in ("--set", one))
 
 
-AUDIT = ("dictionary.n_components=64", "dictionary.patches.n_atoms=64", "detection.n_repeats=1")
+AUDIT = (
+    "dictionary.n_components=64", "dictionary.patches.n_atoms=48", "detection.n_repeats=1",
+    "dictionary.views.in_all=1000", "dictionary.patches.n_patches=5000",
+    "detection.classifier.least_steps=60",
+)  # fmt: skip
 LEARN = (
     "least_updates=0", "classify.training.epochs=8", "classify.training.batch_size=32",
     "classify.training.learning_rate.peak=0.01", "classify.average=0.5", "n_hidden=32",
@@ -32,7 +36,7 @@ ON_ROWS = (*WITH_AUDIT, *set_(*LEARN))  # a classifier on features
 ON_IMAGES = (
     *WITH_AUDIT, "--model", "cpu",
     *set_(
-        "classify.training.epochs=2", "classify.training.batch_size=32",
+        "least_updates=0", "classify.training.epochs=2", "classify.training.batch_size=32",
         "classify.training.precision=float32", "classify.clean_norms=64", "image_size=16",
         "classify.weak.size=16", "classify.weak.padding=2", "classify.strong.size=16",
     ),

@@ -12,14 +12,13 @@ from sklearn import metrics
 import reference_classifier as slow
 from labelsieve.classified import Predictions
 from labelsieve.errors import DataError
-from labelsieve.report.classifier_evaluation import classifier_evaluation
+from labelsieve.report.classifier_evaluation import classifier_evaluation, over_seeds
 from labelsieve.report.classifier_scores import (
     MEASURES,
     ClassifierScores,
     brier,
     class_numbers,
     negative_log_likelihood,
-    over_seeds,
     score_classifier,
     score_predictions,
     wilson,

@@ -282,7 +282,7 @@ def test_the_weight_of_the_contrast_may_be_the_share_of_foreign_images(made):
 
 def test_wrong_labels_are_not_learned_and_their_classes_are_found(made, tmp_path):
     log, lines = logs(tmp_path / "log.jsonl")
-    settings = with_training(PAPER, epochs=8)
+    settings = with_training(PAPER, epochs=6, batch_size=48)
     found = trained(made, settings, test=accuracy_test(made), log=log)
     known = made.truth[made.rows] >= 0
     right = found.probabilities.argmax(1) == made.truth[made.rows]
@@ -293,7 +293,7 @@ def test_wrong_labels_are_not_learned_and_their_classes_are_found(made, tmp_path
 
 
 def test_images_of_a_group_come_together_and_lone_foreign_images_do_not(made):
-    found = trained(made, with_training(PAPER, epochs=12))
+    found = trained(made, with_training(PAPER, epochs=12, batch_size=48))
     shown = views(QUICK).clean(torch.from_numpy(made.pixels))
     with torch.no_grad():
         z = found.projection(found.network(shown))
@@ -346,7 +346,7 @@ def test_images_without_label_are_guessed(made):
     wrong = made.beliefs.verdict == 1
     labels[wrong] = -1
     beliefs = replace(made.beliefs, labels=labels, kinds=kinds)
-    found = trained(made, with_training(PAPER, epochs=8), beliefs=beliefs)
+    found = trained(made, with_training(PAPER, epochs=6, batch_size=48), beliefs=beliefs)
     mine = wrong[made.rows]
     assert (found.probabilities.argmax(1) == made.truth[made.rows])[mine].mean() > 0.95
 
@@ -404,8 +404,8 @@ def steps_here(guess: str) -> dict:
     """All weights after both phases, in float64 but for the lengths of projections."""
     made = noisy(n=61, n_mislabeled=25, n_foreign=25)
     settings = with_training(
-        replace(PAPER, objective=Paper(guess=guess, warmup_copies=2), average=0.5, clean_norms=50),
-        batch_size=12, epochs=3,
+        replace(PAPER, objective=Paper(warmup=0.5, guess=guess, warmup_copies=2), average=0.5, clean_norms=50),
+        batch_size=12, epochs=2,
     )  # fmt: skip
     with drawn_from(3):
         heads = Start(Classifier(16, N_CLASSES).double(), small_head(16).double())

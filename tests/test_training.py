@@ -114,16 +114,16 @@ def test_findings_are_refined_and_keep_what_the_audit_knew(row_run: Path):
     assert after.reason[rows["1/cut.png"]] == before.reason[rows["1/cut.png"]]
 
 
-def test_planted_mistakes_are_found_and_put_right(row_run: Path):
+def test_planted_mistakes_come_first_and_are_not_learned(row_run: Path, photos: Path):
     after = findings_of(row_run)
     wrong = [row for row, name in enumerate(after.image) if "was" in name]
     assert len(wrong) == 3 * MOVED
-    found = [row for row in wrong if after.verdict[row] == Verdict.MISLABELED]
-    assert len(found) >= 5
-    right = [
-        after.class_names[after.suggestion[row]] == true_digit(after.image[row]) for row in found
-    ]
-    assert all(right)
+    ranked = np.argsort(-np.nan_to_num(after.probabilities[:, Verdict.MISLABELED]))
+    assert len(set(wrong) & set(ranked[:10].tolist())) >= 8
+    said = ls.predict(row_run, photos)
+    assert said.image == after.image
+    right = [after.class_names[said.label[row]] == true_digit(said.image[row]) for row in wrong]
+    assert sum(right) >= 7
 
 
 def test_json_goes_to_stdout_and_words_to_stderr(photos: Path, checked: Path, row_run: Path):
@@ -457,7 +457,7 @@ def test_a_run_stopped_anywhere_ends_with_the_same_bytes(
             assert "Stopped. --resume goes on from what is finished." in result.stderr
         assert not (tmp_path / "run" / "report.html").exists()
         if place[1] == "train_classifier":
-            for phase, epoch in (("warm-up", 0), ("train", 3)):
+            for phase, epoch in (("train", 0), ("train", 3)):
                 with monkeypatch.context() as patch:
                     stopped_in_an_epoch(patch, phase, epoch)
                     assert run(*words, "--resume").exit_code == 130
@@ -482,6 +482,7 @@ def test_a_network_stopped_in_training_ends_with_the_same_bytes(
     same_bytes(network_run, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_killed_by_the_system_resumes_to_the_same_bytes(
     photos: Path, checked: Path, row_run: Path, tmp_path: Path
 ):
@@ -574,7 +575,7 @@ def test_two_classes_are_enough_and_an_empty_one_does_no_harm(
     shutil.rmtree(tmp_path / "set" / "7")
     done(*words, "--out", tmp_path / "two")
     shutil.rmtree(tmp_path / "set" / "1")
-    said = refusal(*words, "--out", tmp_path / "one")
+    said = refusal("train", tmp_path / "set", "--out", tmp_path / "one")
     assert "one class only ('0'" in said
 
 
@@ -618,7 +619,7 @@ def test_test_images_among_the_training_images_are_warned_of(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--model", "feature"), "--model: there is no 'feature'. Did you mean 'features'?"),
+        (("--model", "feature"), "--model: there is no 'feature'. Did you mean 'features' or"),
         (("--recipe", "robus"), "there is no recipe 'robus'. Did you mean 'robust'?"),
         (("--pretrain", "cup"), "--pretrain: there is no recipe 'cup'"),
         (("--set", "classify.projektion=none"), "Did you mean 'projection'?"),

@@ -22,7 +22,7 @@ from labelsieve.config import to_dict
 from labelsieve.data.held_out import HeldOut, read_held_out
 from labelsieve.data.read import read
 from labelsieve.errors import DataError
-from labelsieve.inputs import Inputs, Progress, recorded, silent, stamps
+from labelsieve.inputs import Inputs, Progress, check_device, recorded, silent, stamps
 from labelsieve.methods.sncf.plain_training import Plain
 from labelsieve.methods.sncf.refine import refined_findings
 from labelsieve.model import Model
@@ -167,6 +167,7 @@ def run_train(
         RunError: the folder cannot be used, or the audit is of other images.
     """
     # mistakes are said at once, before hours of work
+    check_device(inputs.device)
     check_places(inputs, settings, out)
     check_test_features(inputs, settings)
     check_test_file(inputs)

@@ -137,6 +137,21 @@ class ClusterHeads(nn.Module):
         return chosen.train(self.training)
 
 
+def width_of(network: nn.Module) -> int:
+    """How wide the rows are that a network gives, for a head on it.
+
+    Raises:
+        ConfigError: it does not say.
+    """
+    width = getattr(network, "n_features", None)
+    if not isinstance(width, int):
+        raise ConfigError(
+            f"{type(network).__name__} has no whole number n_features; set it to the width of the "
+            "rows that the network gives."
+        )
+    return width
+
+
 def cluster_probabilities(logits: Tensor) -> Tensor:
     """What several aligned heads say together: the mean of their probabilities.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri
 
 from labelsieve.choices import most_probable
 from labelsieve.classified import Predictions
@@ -28,7 +28,6 @@ MEASURES = (
     "accuracy", "top5", "balanced_accuracy", "calibration_error", "negative_log_likelihood",
     "brier",
 )  # fmt: skip
-_SHARES = ("accuracy", "top5", "balanced_accuracy", "calibration_error")  # in [0, 1]
 _LEAST = float(np.finfo(np.float32).tiny)  # a probability of 0 in float32 may be as large as this
 
 History = Mapping[str, Sequence[Mapping[str, Any]]]  # phase -> its lines of log.jsonl
@@ -149,16 +148,6 @@ class ClassifierScores:
                 "epochs": tuple(EpochAccuracy(**one) for one in given["epochs"]),
             }
         )
-
-
-@dataclass(frozen=True)
-class Spread:
-    """One measure over several trainings."""
-
-    n_runs: int
-    mean: float
-    std: float | None  # with n - 1; None of one run
-    interval: Interval | None  # of the mean, Student's t, 95 %: over other seeds; None of one run
 
 
 def score_classifier(
@@ -296,20 +285,6 @@ def brier(probabilities: NDArray[np.floating[Any]], truth: NDArray[np.int64]) ->
     return float((squares - 2 * of_truth + 1).mean())
 
 
-def over_seeds(scores: Sequence[ClassifierScores]) -> dict[str, Spread]:
-    """Mean, standard deviation and interval of each measure that all runs have.
-
-    The accuracy is that of the last epoch of each. The interval says where the mean over ever more
-    trainings lies, on the same test images; it does not say how other test images would come out.
-    """
-    found = {}
-    for name in MEASURES:
-        values = [getattr(one, name) for one in scores]
-        if values and None not in values:
-            found[name] = _spread(np.array(values, np.float64), is_share=name in _SHARES)
-    return found
-
-
 @dataclass(frozen=True)
 class _Answers:
     """What is said of images whose class is known."""
@@ -370,18 +345,6 @@ def _epochs(history: History) -> tuple[EpochAccuracy, ...]:
         for i, line in enumerate(lines)
         if line.get("test_accuracy") is not None
     )
-
-
-def _spread(values: NDArray[np.float64], *, is_share: bool) -> Spread:
-    n, mean = len(values), float(values.mean())
-    if n < 2:
-        return Spread(n, mean, None, None)
-    std = float(values.std(ddof=1))
-    half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * std / n**0.5
-    low, high = mean - half, mean + half
-    if is_share:
-        low, high = max(0.0, low), min(1.0, high)
-    return Spread(n, mean, std, (low, high))
 
 
 def _interval(ends: Sequence[float] | None) -> Interval | None:

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from labelsieve.classified import Predictions
 from labelsieve.records import Findings, Verdict
-from labelsieve.report.classifier_evaluation import ClassifierEvaluation
-from labelsieve.report.classifier_scores import ClassifierScores, ClassScore, Interval, Spread
+from labelsieve.report.classifier_evaluation import ClassifierEvaluation, Spread
+from labelsieve.report.classifier_scores import ClassifierScores, ClassScore, Interval
 from labelsieve.report.table import label_agreement, percent
 from labelsieve.report.terminal import verdict_table
 from labelsieve.report.terminal_tables import (

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from labelsieve.data.augment import Normalization
 from labelsieve.data.batches import Source
 from labelsieve.errors import ConfigError
-from labelsieve.features.heads import ClusterHeads
+from labelsieve.features.heads import ClusterHeads, width_of
 from labelsieve.features.inference import clean_of, clean_outputs
 from labelsieve.runtime import Runtime, bare
 
@@ -31,10 +31,10 @@ class Clusterer(nn.Module):
     def __init__(self, network: nn.Module, heads: ClusterHeads, n_clusters: int) -> None:
         super().__init__()
         shape = heads.settings
-        if (shape.n_features, shape.n_classes) != (n_features(network), n_clusters):
+        if (shape.n_features, shape.n_classes) != (width_of(network), n_clusters):
             raise ConfigError(
                 f"the heads take {shape.n_features} features to {shape.n_classes} clusters; the "
-                f"network gives {n_features(network)}, and {n_clusters} clusters are wanted."
+                f"network gives {width_of(network)}, and {n_clusters} clusters are wanted."
             )
         self.network, self.heads = copy.deepcopy(network), copy.deepcopy(heads)
         self.heads.requires_grad_(True)
@@ -122,17 +122,6 @@ def one_head(heads: ClusterHeads, place: int = 0) -> ClusterHeads:
         chosen.weight.copy_(heads.weight[place, None])
         chosen.bias.copy_(heads.bias[place, None])
     return chosen
-
-
-def n_features(network: nn.Module) -> int:
-    """How wide the rows are that a network gives."""
-    width = getattr(network, "n_features", None)
-    if not isinstance(width, int):
-        raise ConfigError(
-            f"{type(network).__name__} has no whole number n_features; set it to the width of the "
-            "rows that the network gives."
-        )
-    return width
 
 
 def as_trainable_as(network: nn.Module, trained: nn.Module) -> nn.Module:

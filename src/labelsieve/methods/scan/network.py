@@ -27,7 +27,7 @@ from labelsieve.data.samplers import anchor_neighbor
 from labelsieve.data.strong import Strong, strong_view
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.contrast import Step, View
-from labelsieve.features.heads import ClusterHeads
+from labelsieve.features.heads import ClusterHeads, width_of
 from labelsieve.features.inference import clean_of, take_statistics
 from labelsieve.features.weights import drawn_from
 from labelsieve.logs import EpochLog
@@ -38,7 +38,6 @@ from labelsieve.methods.scan.clusterer import (
     clean_logits,
     clusterer,
     gathered,
-    n_features,
     one_head,
     train_mode,
 )
@@ -184,7 +183,7 @@ def train_scan(  # noqa: PLR0913 -- everything a training has, in one place
     check_rows(rows, valid_rows, n_clusters)
     judge = Judge(valid_neighbors, len(valid_rows), settings.entropy_weight, prior, n_clusters)
     with drawn_from(seed):
-        made = heads or ClusterHeads(n_features(network), n_clusters, settings.n_heads)
+        made = heads or ClusterHeads(width_of(network), n_clusters, settings.n_heads)
     inner = Clusterer(network, made, n_clusters)
     if settings.trained == "heads":
         inner.network.requires_grad_(False)

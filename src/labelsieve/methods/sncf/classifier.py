@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from labelsieve.errors import ConfigError
-from labelsieve.features.heads import Classifier, ProjectionHead
+from labelsieve.features.heads import Classifier, ProjectionHead, width_of
 from labelsieve.optimizers import Average
 from labelsieve.runtime import Runtime
 
@@ -60,7 +60,7 @@ class NoisyClassifier(nn.Module):
             ConfigError: the parts do not fit each other.
         """
         super().__init__()
-        width = n_features(backbone)
+        width = width_of(backbone)
         wanted = {"classifier": classifier.settings.n_features}
         if projection is not None:
             wanted["projection head"] = projection.settings.n_in
@@ -120,21 +120,6 @@ def averaged(average: Average) -> NoisyClassifier:
     found = average.module
     assert isinstance(found, NoisyClassifier)  # noqa: S101 -- what is averaged here
     return found
-
-
-def n_features(backbone: nn.Module) -> int:
-    """How wide the rows are that a network gives.
-
-    Raises:
-        ConfigError: it does not say.
-    """
-    width = getattr(backbone, "n_features", None)
-    if not isinstance(width, int):
-        raise ConfigError(
-            f"{type(backbone).__name__} has no whole number n_features; set it to the width of the "
-            "rows that the network gives."
-        )
-    return width
 
 
 def _answers(

@@ -22,19 +22,13 @@ from labelsieve.checkpoints import Kept
 from labelsieve.data.augment import Contrastive, Weak
 from labelsieve.data.batches import Batches, Source
 from labelsieve.errors import ConfigError, DataError
-from labelsieve.features.heads import Classifier, ProjectionHead, small_head, sncf_head
+from labelsieve.features.heads import Classifier, ProjectionHead, small_head, sncf_head, width_of
 from labelsieve.features.twins import twins_of
 from labelsieve.features.weights import drawn_from
 from labelsieve.logs import EpochLog
 from labelsieve.loop import LearningRate, Training, train
 from labelsieve.methods.sncf.beliefs import Beliefs
-from labelsieve.methods.sncf.classifier import (
-    NoisyClassifier,
-    Prepared,
-    Trunk,
-    averaged,
-    n_features,
-)
+from labelsieve.methods.sncf.classifier import NoisyClassifier, Prepared, Trunk, averaged
 from labelsieve.methods.sncf.dividemix import DivideMix
 from labelsieve.methods.sncf.paper_training import Paper
 from labelsieve.methods.sncf.plain_training import Plain
@@ -251,7 +245,7 @@ def _made(
     network: nn.Module, n_classes: int, settings: Classify, start: Start | None, seed: int
 ) -> NoisyClassifier:
     """The network with its heads, as given or new."""
-    width = n_features(network)
+    width = width_of(network)
     classifier, projection = start or Start()
     with drawn_from(seed):
         classifier = classifier or Classifier(width, n_classes)

@@ -62,7 +62,9 @@ Second = Literal["new", "copy"]
 class DivideMix:
     """How two networks divide and refine labels. Defaults: CIFAR-10; shares are of 300 epochs."""
 
-    warmup: float = 0.1  # share of the epochs on all labels; the paper: 10 epochs, CIFAR-100 30
+    # Share of the epochs on all labels; the paper: 10 epochs, CIFAR-100 30. Of a short training it
+    # takes more: networks that have learned little by then confirm each other's mistakes.
+    warmup: float = 0.1
     rampup: float = 0.05  # share after that in which guesses come to count in full; the paper: 16
     threshold: float = 0.5  # a label more probable than this is right, in (0, 1); 0.6 at 90 % noise
     power: float = 2.0  # of guesses and refined labels, at least 1: 1 / T, T is 1/2

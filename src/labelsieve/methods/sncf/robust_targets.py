@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -143,39 +143,38 @@ class Memory:
         return dict(vars(self))
 
 
+class TargetSettings(Protocol):
+    """What of `Robust` decides targets and weights."""
+
+    @property
+    def evidence(self) -> Evidence: ...
+    @property
+    def audit_power(self) -> float: ...
+    @property
+    def guess_power(self) -> float: ...
+    @property
+    def label_first(self) -> bool: ...
+    @property
+    def pseudo_loss(self) -> bool: ...
+    @property
+    def confidence(self) -> float: ...
+
+
 class Targets:
     """Targets and weights of the images of a batch, by the audit and by what the network says."""
 
     def __init__(
-        self,
-        evidence: Evidence,
-        beliefs: Beliefs,
-        n_classes: int,
-        memory: Memory,
-        *,
-        audit_power: float = 1.0,
-        guess_power: float = 1.0,
-        pseudo_loss: bool = False,
-        confidence: float = 0.0,
-        label_first: bool = True,
+        self, settings: TargetSettings, beliefs: Beliefs, n_classes: int, memory: Memory
     ) -> None:
         """Bring what is believed to the device.
 
         Args:
-            evidence: how the witnesses are joined, see `Robust`.
+            settings: of `Robust`, where they are explained.
             beliefs: of all N images.
             n_classes: C.
             memory: on the device of the network; changed by each batch.
-            audit_power: of the audit's evidence in the end.
-            guess_power: of the network's in the end.
-            pseudo_loss: guesses count by their pseudo-loss.
-            confidence: power of how sure a target is, by which it counts.
-            label_first: classes other than the given one count as far as the network does.
         """
-        self._evidence, self._memory = evidence, memory
-        self._audit_power, self._guess_power = audit_power, guess_power
-        self._pseudo_loss, self._confidence = pseudo_loss, confidence
-        self._label_first = label_first
+        self._settings, self._memory = settings, memory
         classes = class_evidence(beliefs, n_classes)
 
         device = memory.worth.device
@@ -202,23 +201,23 @@ class Targets:
         Returns:
             (B, C) rows sum to 1, and (B,) in [0, 1].
         """
-        both = self._evidence == "both"
-        end = self._audit_power if both else 0.0
+        both = self._settings.evidence == "both"
+        end = self._settings.audit_power if both else 0.0
         aims = combined(
-            self._classes[rows], logits, 1 - trust * (1 - end), trust * self._guess_power
+            self._classes[rows], logits, 1 - trust * (1 - end), trust * self._settings.guess_power
         )
         kinds, labels = self._kinds[rows], self._labels[rows]
         self._remember(rows, labels, logits, aims)
         if not both:
             aims = soft_targets(labels, self._kinds_of(rows, kinds, epoch), aims).targets
         weights = 1 - kinds[:, Verdict.FOREIGN]
-        if self._label_first:
+        if self._settings.label_first:
             aims, believed = _label_first(aims, labels, trust)
             weights = weights * believed
-        if self._confidence:
+        if self._settings.confidence:
             entropy = torch.special.entr(aims).sum(dim=1) / math.log(aims.shape[1])
-            weights = weights * (1 - entropy).clamp(min=0) ** self._confidence
-        if self._pseudo_loss:
+            weights = weights * (1 - entropy).clamp(min=0) ** self._settings.confidence
+        if self._settings.pseudo_loss:
             weights = weights * self._memory.worth[rows]
         return aims, weights
 
@@ -243,12 +242,12 @@ class Targets:
             begun: whether losses say anything yet.
         """
         memory, log = self._memory, {}
-        if begun and self._evidence == "alternate":
+        if begun and self._settings.evidence == "alternate":
             losses = memory.label_losses.cpu().numpy()[rows]
             seen = rows[np.isfinite(losses)]
             right = low_mode(losses[np.isfinite(losses)])
             memory.right[seen] = torch.from_numpy(right).to(memory.right)
-        if begun and self._pseudo_loss:
+        if begun and self._settings.pseudo_loss:
             losses = memory.pseudo_losses.cpu().numpy()
             seen = rows[np.isfinite(losses[rows])]
             worth = pseudo_loss_weights(losses[seen], self._noisy[seen])
@@ -260,19 +259,19 @@ class Targets:
 
     def _remember(self, rows: Tensor, labels: Tensor, logits: Tensor, aims: Tensor) -> None:
         """What the teacher's losses are now; where a class is missing, none."""
-        if self._evidence == "alternate":
+        if self._settings.evidence == "alternate":
             losses = cross_entropy(logits, labels.clamp(min=0), reduction="none")
             self._memory.label_losses[rows] = torch.where(labels >= 0, losses, torch.nan).to(
                 self._memory.label_losses
             )
-        if self._pseudo_loss:
+        if self._settings.pseudo_loss:
             losses = pseudo_loss(logits, aims)
             self._memory.pseudo_losses[rows] = losses.to(self._memory.pseudo_losses)
 
     def _kinds_of(self, rows: Tensor, kinds: Tensor, epoch: int) -> Tensor:
         """(B, 3) by the audit, or, in odd epochs of an alternation, by small losses."""
         right = self._memory.right[rows]
-        if self._evidence != "alternate" or epoch % 2 == 0:
+        if self._settings.evidence != "alternate" or epoch % 2 == 0:
             return kinds
         foreign = kinds[:, Verdict.FOREIGN]
         by_loss = torch.stack([(1 - foreign) * right, (1 - foreign) * (1 - right), foreign], dim=1)

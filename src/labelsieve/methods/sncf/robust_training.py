@@ -61,8 +61,8 @@ class Robust:
     audit_power: float = 1.0  # of the audit's evidence when the network's counts in full, >= 0
     guess_power: float = 1.0  # of what the network says, > 0; above 1 sharpens it
     ramp: float = 0.3  # share of the epochs in which the network's word comes to count, in [0, 1]
-    # In that time, other classes than the given one count as far as the network does: what the audit
-    # suggests it takes from features that confuse what is alike. False: they count from the first.
+    # Till then, other classes than the given one count as far as the network does: the audit's
+    # suggestions come from features that confuse what is alike. False: they count from the first.
     label_first: bool = True
     teacher: Teacher = "average"  # who guesses: the averaged weights, or the network as it is
     pseudo_loss: bool = False  # guesses that the network contradicts count less (PLS)
@@ -77,7 +77,7 @@ class Robust:
     balance_weight: float = 0.0  # of the penalty on using classes less often than they are there
     # How often an image comes that is surely mislabeled, or surely foreign, for each time that a
     # clean one comes, in [0, 1]. There are as many updates as if each image came once an epoch.
-    mislabeled_rate: float = 1.0
+    mislabeled_rate: float = 0.4
     foreign_rate: float = 0.1
 
     def __post_init__(self) -> None:
@@ -132,11 +132,7 @@ class Robust:
         if n_batches < n_plain:
             training = replace(training, epochs=round(training.epochs * n_plain / n_batches))
         memory = Memory(len(work.beliefs), work.runtime.device)
-        targets = Targets(
-            self.evidence, work.beliefs, work.n_classes, memory,
-            audit_power=self.audit_power, guess_power=self.guess_power,
-            pseudo_loss=self.pseudo_loss, confidence=self.confidence, label_first=self.label_first,
-        )  # fmt: skip
+        targets = Targets(self, work.beliefs, work.n_classes, memory)
         ramp = self.ramp * training.epochs
 
         def trust(batch: Batch) -> float:
