@@ -126,7 +126,14 @@ def detected(mixed: Mixed, options: argparse.Namespace, seed: int, file: Path | 
         with np.load(file) as arrays:
             return Beliefs(**arrays)
     clock = time.process_time()
-    features = learned_features(mixed, options, seed)
+    # of the images alone, whatever their labels
+    kept = file and file.with_name(f"features-{options.foreign:g}-{options.epochs}-{seed}.npy")
+    if kept is not None and kept.exists():
+        features = np.load(kept)
+    else:
+        features = learned_features(mixed, options, seed)
+        if kept is not None:
+            np.save(kept, features)
     found = detect(
         features, nearest_neighbors(features, 50), mixed.labels, NAMES, RobustDetection(), seed=seed
     )
@@ -313,8 +320,8 @@ def cost(options: argparse.Namespace) -> None:
         )
 
 
-def main() -> None:
-    options = parser.parse_args()
+def main(words: list[str] | None = None) -> None:
+    options = parser.parse_args(words)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(options.threads)  # before numpy and torch read them
     import torch

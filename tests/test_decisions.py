@@ -78,6 +78,18 @@ def test_tables_are_read_with_or_without_a_mark_of_their_encoding(tmp_path: Path
     assert listed(found) == [(0, Verdict.MISLABELED, 1), (1, Verdict.FOREIGN, -1)]
 
 
+def test_names_may_hold_what_other_programs_take_for_the_end_of_a_line(tmp_path: Path):
+    ids = ("a\u2028b.png", "c\nd.png")
+    (tmp_path / "d.jsonl").write_text(
+        json.dumps({"image": ids[0], "verdict": "foreign"}, ensure_ascii=False) + "\r\n", "utf-8"
+    )
+    found = read_decisions(tmp_path / "d.jsonl", ids, LABELS[:2], CLASSES)
+    assert listed(found) == [(0, Verdict.FOREIGN, -1)]
+    (tmp_path / "d.csv").write_text('image,verdict\n"c\nd.png",clean\nnone.png,clean\n', "utf-8")
+    with pytest.raises(DataError, match=r"d\.csv, line 4: there is no image 'none\.png'"):
+        read_decisions(tmp_path / "d.csv", ids, LABELS[:2], CLASSES)
+
+
 def test_an_empty_file_decides_nothing(tmp_path: Path):
     assert listed(read(tmp_path / "d.jsonl")) == listed(no_decisions()) == []
 
@@ -167,9 +179,13 @@ def test_decisions_take_the_place_of_what_was_found(findings: Findings):
 
 def test_a_mislabeled_image_of_no_known_class_is_guessed(findings: Findings):
     found, beliefs = with_decisions(findings, of((0, Verdict.MISLABELED, -1)))
-    assert (found.verdict[0], found.suggestion[0]) == (Verdict.MISLABELED, 0)
+    # the audit proposed the label itself, which was refuted
+    assert (found.verdict[0], found.suggestion[0]) == (Verdict.MISLABELED, -1)
+    assert np.isnan(found.suggestion_probability[0])
     assert (beliefs.labels[0], beliefs.verdict[0]) == (0, Verdict.MISLABELED)
     assert beliefs.kinds[0].tolist() == [0, 1, 0]
+    found, _ = with_decisions(findings, of((1, Verdict.MISLABELED, -1)))
+    assert found.suggestion[1] == findings.suggestion[1] == 0  # another class than the label
 
 
 def test_broken_images_stay_broken_and_foreign_ones_keep_their_group(findings: Findings):

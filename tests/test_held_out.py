@@ -110,17 +110,16 @@ def test_pictures_of_another_set_are_found_whatever_their_file(tmp_path: Path):
 
 
 def test_photographs_that_differ_only_in_detail_are_no_copies(tmp_path: Path):
-    # at an eighth of their size, as they are decoded, both are of one gray
-    dots = np.full((256, 256, 3), 128, np.uint8)
-    for name, row in (("test", 3), ("train", 4)):
-        (tmp_path / name).mkdir()
-        values = dots.copy()
-        values[row, row] = 129
-        Image.fromarray(values).save(tmp_path / name / "a.jpg", quality=100, subsampling=0)
-    one, other = (ls.read(tmp_path / name) for name in ("test", "train"))
-    pixels = decode_images(one, 32), decode_images(other, 32)
-    assert pixels[0].hashes[0] == pixels[1].hashes[0]
+    rng = np.random.default_rng(0)
+    flat = rng.integers(60, 190, (64, 64), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    board = np.where(np.indices(flat.shape).sum(axis=0) % 2, 30, -30)
+    for place, gray in (("test/a", flat), ("train/b", flat + board), ("copies/c", flat)):
+        (tmp_path / place).parent.mkdir()
+        Image.fromarray(gray.astype(np.uint8)).save(tmp_path / f"{place}.jpg", quality=95)
+    hashes = [decode_images(ls.read(tmp_path / name), 32).hashes[0] for name in ("test", "train")]
+    assert hashes[0] == hashes[1]  # alike at an eighth of their size
     assert pair(tmp_path / "test", tmp_path / "train", 32) == []
+    assert pair(tmp_path / "test", tmp_path / "copies", 32) == [("a.jpg", "c.jpg")]
 
 
 def test_an_image_that_is_gone_is_no_copy(tmp_path: Path):

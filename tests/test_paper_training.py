@@ -403,10 +403,9 @@ def doubled(shown: Views) -> Views:
 def steps_here(guess: str) -> dict:
     """All weights after both phases, in float64 but for the lengths of projections."""
     made = noisy(n=61, n_mislabeled=25, n_foreign=25)
-    settings = with_training(
-        replace(PAPER, objective=Paper(warmup=0.5, guess=guess, warmup_copies=2), average=0.5, clean_norms=50),
-        batch_size=12, epochs=2,
-    )  # fmt: skip
+    objective = Paper(warmup=0.5, guess=guess, warmup_copies=2)
+    settings = replace(PAPER, objective=objective, average=0.5, clean_norms=50)
+    settings = with_training(settings, batch_size=12, epochs=2)
     with drawn_from(3):
         heads = Start(Classifier(16, N_CLASSES).double(), small_head(16).double())
     found = trained(

@@ -153,6 +153,17 @@ def test_images_are_chosen_by_label_and_belief(made, on, kinds):
     assert sorted(given.tolist()) == expected.tolist()
 
 
+def test_what_a_person_called_wrong_is_not_learned(made):
+    mislabeled, foreign = (made.rows[made.beliefs.verdict[made.rows] == kind] for kind in (1, 2))
+    refuted = np.concatenate([mislabeled[:5], foreign[:5]])
+    certain = np.zeros(len(made.beliefs), bool)
+    certain[refuted] = certain[made.rows[made.beliefs.verdict[made.rows] == 0][:5]] = True
+    work = work_of(made)._replace(beliefs=replace(made.beliefs, certain=certain))
+    (phase,) = Plain().phases(work._replace(training=replace(QUICK.training, batch_size=1)))
+    given = np.concatenate(list(phase.sampler.epoch(0)))
+    assert sorted(given.tolist()) == np.setdiff1d(made.rows, refuted).tolist()
+
+
 @pytest.mark.parametrize(
     ("on", "message"),
     [

@@ -18,6 +18,7 @@ from labelsieve.data.samplers import shuffled
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import Classifier, small_head
 from labelsieve.features.weights import drawn_from
+from labelsieve.methods.sncf import robust_targets
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.classifier import NoisyClassifier, Prepared
 from labelsieve.methods.sncf.classify import Start
@@ -122,6 +123,12 @@ def test_a_likely_right_label_and_a_likely_suggestion_have_their_probabilities()
     found = class_evidence(beliefs, 4)
     np.testing.assert_allclose(found[0], np.array([0.6, 0.2 / 3, 0.2 / 3, 0.2 / 3]) / 0.8, 1e-5)
     np.testing.assert_allclose(found[1], np.array([0.1, 0.1, 0.5, 0.1]) / 0.8, 1e-5)
+
+
+def test_evidence_is_the_same_in_blocks_of_any_size(made, monkeypatch):
+    whole = class_evidence(made.beliefs, N_CLASSES)
+    monkeypatch.setattr(robust_targets, "_BLOCK", 7)
+    np.testing.assert_array_equal(class_evidence(made.beliefs, N_CLASSES), whole)
 
 
 def test_labels_and_suggestions_that_are_no_classes_are_refused():
@@ -247,7 +254,7 @@ def test_without_interpolation_the_likeliest_classes_are_groups(made):
     values = {}
     for interpolated in (True, False):
         work = work_of(made)  # kinds are certain, so that both are the same but for guesses
-        (phase,) = Robust(interpolated=interpolated, ramp=1.0).phases(work)
+        (phase,) = Robust(interpolated=interpolated, label_first=False).phases(work)
         values[interpolated] = phase.step(batch_of(made, epoch=0, step=0))["contrast"].item()
     assert values[True] == pytest.approx(values[False], abs=1e-2)
     (phase,) = Robust(interpolated=False).phases(work_of(made, doubted(made.beliefs)))
@@ -356,6 +363,13 @@ def test_epochs_of_a_row_are_evenly_spaced():
         gaps = np.diff(np.flatnonzero(row))
         assert gaps.min() >= 3
         assert gaps.max() <= 8
+
+
+def test_rates_that_come_to_a_whole_number_fill_it_in_spite_of_rounding():
+    for rate, n, size in ((0.1, 10, 1), (0.4, 640, 256), (0.3, 10, 3), (0.7, 10, 7)):
+        sampler = thinned(np.arange(n), np.full(n, rate), size, seed=0)
+        for epoch in range(200):
+            assert [len(batch) for batch in sampler.epoch(epoch)] == [size]
 
 
 def test_rates_of_one_are_the_plain_stream_and_others_need_rows():

@@ -177,6 +177,24 @@ def test_images_without_label_are_guessed_and_never_right(tmp_path: Path):
         trained(nothing, SMALL)
 
 
+def test_what_a_person_decided_is_not_divided_anew(tmp_path: Path):
+    made = mislabeled()
+    kinds, certain = made.beliefs.kinds.copy(), np.zeros(len(made.beliefs), bool)
+    wrong = made.rows[made.beliefs.verdict[made.rows] == 1]
+    right, refuted, foreign = wrong[:9], wrong[9:18], wrong[18:27]  # whatever they are
+    for kind, rows in enumerate((right, refuted, foreign)):
+        kinds[rows] = np.eye(3)[kind]
+        certain[rows] = True
+    decided = made._replace(beliefs=replace(made.beliefs, kinds=kinds, certain=certain))
+    log, lines = logs(tmp_path / "log.jsonl")
+    trained(decided, SMALL, folder=tmp_path, log=log)
+    clean = division(tmp_path)
+    assert clean[:, right].min() == 1
+    assert clean[:, refuted].max() == clean[:, foreign].max() == 0
+    assert 0 < clean[:, wrong[27:]].mean() < 0.5
+    assert lines()
+
+
 def test_one_epoch_is_all_division_and_one_more_has_a_warm_up(tmp_path: Path):
     made = mislabeled()
     for epochs, phases in ((1, ["train"]), (2, ["warm-up", "train"])):

@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 import reference_refine
 from labelsieve.errors import ConfigError, DataError
+from labelsieve.methods.sncf import refine
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.pool import calibrated, reordered
 from labelsieve.methods.sncf.refine import Refine, refined, refined_findings
@@ -318,6 +319,17 @@ def test_refined_findings_say_what_both_said_and_leave_broken_images():
         "C. The trained classifier gives 'dog' 40 %; together, none of the classes: 80 %.",
         "It is cut off.",
     )
+
+
+def test_refined_findings_are_the_same_in_blocks_of_any_size(monkeypatch):
+    findings = four_images()
+    beliefs = Beliefs.of_findings(findings, np.array([False, True, False, False]))
+    whole = refined_findings(findings, beliefs, SAYS, np.array([0, 1, 2]))
+    monkeypatch.setattr(refine, "_BLOCK", 1)
+    found = refined_findings(findings, beliefs, SAYS, np.array([0, 1, 2]))
+    assert found.reason == whole.reason
+    np.testing.assert_array_equal(found.probabilities, whole.probabilities)
+    np.testing.assert_array_equal(found.suggestion_probability, whole.suggestion_probability)
 
 
 def test_refined_findings_keep_what_a_person_decided():

@@ -412,9 +412,12 @@ def test_overwriting_leaves_nothing_of_the_run_before(
     assert "decisions.jsonl" in names
     # and a mistake puts back what was there
     shutil.copytree(row_run, tmp_path / "kept")
-    wrong = ("--overwrite", *ON_ROWS, *set_("classify.objective.guess=average"),
-             *set_("classify.average=0"))  # fmt: skip
-    refusal("train", audit_run, "--out", tmp_path / "kept", *wrong)
+    broken = tmp_path / "test" / "0" / "torn.png"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"no picture")
+    words = ("--test", tmp_path / "test", "--out", tmp_path / "kept", "--overwrite")
+    said = refusal("train", audit_run, *words, *ON_ROWS)
+    assert "none of 1 images can be decoded" in said
     same_bytes(row_run, tmp_path / "kept")
 
 
@@ -709,9 +712,7 @@ def test_predictions_of_the_run_and_of_the_command_are_the_same(
         assert out.read_bytes() == (made / "predictions.csv").read_bytes()
         assert json.loads(result.stdout)["names"] == ["0", "1", "4"]
         theirs = Predictions.load(made / "predictions.parquet")
-        np.testing.assert_array_equal(
-            ls.predict(made, checked).probabilities, theirs.probabilities
-        )
+        np.testing.assert_array_equal(ls.predict(made, checked).probabilities, theirs.probabilities)
 
 
 def test_inputs_that_name_features_twice_are_refused():

@@ -88,10 +88,11 @@ def keep_maker_of(audit: Path, about: Mapping[str, Any], run: Run) -> dict[str, 
     """
     given = Inputs(**about["settings"]["inputs"])
     kept = audit / DICTIONARY
-    if given.pretrain is not None or given.network is not None:
-        own = audit if given.pretrain is not None else str(given.network)
-        kept_network = audit / PRETEXT  # of a training that audited by itself
-        trained = load_trained(kept_network if kept_network.is_dir() else own)
+    own = audit / PRETEXT  # of a training that audited by itself
+    if own.is_dir() or given.pretrain is not None or given.network is not None:
+        if not own.is_dir():
+            own = audit if given.network is None else Path(given.network)
+        trained = load_trained(own)
         return keep_maker(run, replace(given, pretrain=None, network=None), trained)
     if given.features is None and given.backbone is None:
         if not kept.is_file():

@@ -120,6 +120,10 @@ def with_decisions(findings: Findings, decisions: Decisions) -> Known:
     said = rows[right >= 0]
     columns["suggestion"][said] = right[right >= 0]
     columns["suggestion_probability"][said] = 1
+    # the audit may have proposed the very label that a person calls wrong
+    refuted = rows[(verdict == Verdict.MISLABELED) & (right < 0)]
+    refuted = refuted[columns["suggestion"][refuted] == findings.label[refuted]]
+    columns["suggestion"][refuted], columns["suggestion_probability"][refuted] = -1, np.nan
     columns["foreign_group"][rows[verdict != Verdict.FOREIGN]] = -1
     reasons = list(findings.reason)
     for row in rows.tolist():

@@ -339,6 +339,8 @@ def test_of(job: Job, material: Material) -> Test | None:
             pixels, source = readable_source(images, size, folder, job.progress)
         rows, truth = np.flatnonzero(pixels.usable), labels
     rows = rows[truth[rows] >= 0]
+    if not len(rows):  # what has a label cannot be read; the scores will say so
+        return None
 
     def test(predictor: Predictor) -> dict[str, float]:
         found = predictor(source, rows).argmax(1).numpy()

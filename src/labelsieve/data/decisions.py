@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -123,13 +124,15 @@ def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as decisions: {error}.") from error
     if path.suffix.lower() == ".csv":
-        reader = csv.DictReader(text.splitlines())
+        reader = csv.DictReader(io.StringIO(text, newline=""))
         if "image" not in (reader.fieldnames or ()):
             near = did_you_mean("image", reader.fieldnames or ())
             raise DataError(f"{path}: no column 'image'. {near}")
-        yield from enumerate(reader, 2)
+        for fields in reader:
+            yield reader.line_num, fields
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    # not `splitlines`, which also ends lines at what may be in the name of a file, such as U+2028
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

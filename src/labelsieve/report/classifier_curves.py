@@ -31,6 +31,7 @@ BELIEVED = {  # in [0, 1]
 PARTS = {  # of the loss; an objective has at most three of them drawn
     "classification": "classification",
     "contrast": "contrastive",
+    "strong": "strong views",
     "balance": "balance of classes",
     "penalty": "early learning",
     "fitted": "labels taken as right",

@@ -8,8 +8,9 @@
     divide_step    right labels are refined, the others guessed; both learn mixtures (MixMatch)
 
 It knows labels alone: no verdict of an audit, and no foreign images, which are guessed as all
-others are. Source: J. Li et al., "DivideMix: learning with noisy labels as semi-supervised
-learning", ICLR 2020. Where training by the one loop is another:
+others are. What a person decided holds: labels called right are right, others are guessed, and
+foreign images are left out. Source: J. Li et al., "DivideMix: learning with noisy labels as
+semi-supervised learning", ICLR 2020. Where training by the one loop is another:
 
 - Both networks learn in every step, where the paper trains one for an epoch while the other waits.
   They see the same images, in other mixtures; in the warm-up, other views of them.
@@ -54,6 +55,7 @@ from labelsieve.methods.sncf.losses import (
 )
 from labelsieve.methods.sncf.modes import low_mode
 from labelsieve.methods.sncf.work import WEAK, Phase, Work, part_of
+from labelsieve.records import Verdict
 
 Second = Literal["new", "copy"]
 
@@ -107,7 +109,11 @@ class DivideMix:
             raise ConfigError(
                 f"dividemix trains two networks; it was given one {kind}. Give twins_of({kind})."
             )
-        labeled = work.rows[work.beliefs.labels[work.rows] >= 0]
+        beliefs = work.beliefs
+        certain, verdict = beliefs.certain[work.rows], beliefs.verdict[work.rows]
+        rows = work.rows[~certain | (verdict != Verdict.FOREIGN)]
+        believed = ~certain | (verdict == Verdict.CLEAN)
+        labeled = work.rows[believed & (beliefs.labels[work.rows] >= 0)]
         if len(labeled) == 0:
             raise DataError(f"none of {len(work.rows)} images has a label to learn from.")
         epochs, size, seed = work.training.epochs, work.training.batch_size, work.seed
@@ -123,7 +129,7 @@ class DivideMix:
             part = part_of(work.training, before, last - before)
             return Phase(name, sampler, part, step, state, lambda _: division.divide())
 
-        main = phase("train", work.rows, n_warmup, epochs)
+        main = phase("train", rows, n_warmup, epochs)
         return [phase("warm-up", labeled, 0, n_warmup), main] if n_warmup else [main]
 
 
@@ -131,7 +137,7 @@ class Division:
     """Which labels each of two networks takes for right, by their losses at the end of an epoch.
 
     Source: DivideMix, section 3.1: the posterior of the low mode of a network's losses on images as
-    they are. Until the first division every label is right.
+    they are. Until the first division every label is right; those that a person called right stay.
 
     Attributes:
         clean: (2, N) float32 on the device, how likely each label is right by each network; 0
@@ -158,11 +164,13 @@ class Division:
         )  # (M, 2, C)  # fmt: skip
         labels = torch.from_numpy(self._work.beliefs.labels[self._labeled])
         rows = torch.from_numpy(self._labeled).to(self.clean.device)
+        decided = self._work.beliefs.certain[self._labeled]
         values = {}
         for k in (0, 1):
             losses = cross_entropy(said[:, k], labels, reduction="none").numpy()
-            found = torch.from_numpy(low_mode(losses, seed=self._work.seed))
-            self.clean[k, rows] = found.to(self.clean.device)
+            found = low_mode(losses, seed=self._work.seed)
+            found[decided] = 1
+            self.clean[k, rows] = torch.from_numpy(found).to(self.clean.device)
             values[f"clean_{k + 1}"] = float(found.mean())
         return values
 

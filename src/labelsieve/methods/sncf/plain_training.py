@@ -42,7 +42,9 @@ class Plain:
     # with what was said before wrong labels are memorized.
     loss: Loss = "ce"
     alpha: float = 0.0  # mixup: factors are of Beta(alpha, alpha); 0: nothing is mixed
-    on: Subset = "all"  # labeled images; clean: those whose label is believed to be right
+    # Labeled images, but those whose label a person called wrong; clean: those whose label is
+    # believed to be right.
+    on: Subset = "all"
     q: float = 0.7  # of gce, in (0, 1]: near 0 it is cross-entropy, at 1 absolute error
     strength: float = 3.0  # of elr's penalty; the paper: 3 on CIFAR-10, 7 on CIFAR-100
     keep: float = 0.7  # of elr's running averages, in [0, 1); the paper: 0.7, and 0.9 on CIFAR-100
@@ -74,10 +76,10 @@ class Plain:
             DataError: no image to learn from.
         """
         beliefs = work.beliefs
-        wanted = beliefs.labels[work.rows] >= 0
-        if self.on == "clean":
-            wanted &= beliefs.verdict[work.rows] == Verdict.CLEAN
-        rows = work.rows[wanted]
+        believed = beliefs.verdict[work.rows] == Verdict.CLEAN
+        if self.on == "all":
+            believed |= ~beliefs.certain[work.rows]
+        rows = work.rows[believed & (beliefs.labels[work.rows] >= 0)]
         if len(rows) == 0:
             what = "has a label" if self.on == "all" else "is called clean"
             advice = "Give labels" if self.on == "all" else "Look at the audit, or set on=all"

@@ -75,15 +75,15 @@ def refined(
     """
     rows = np.arange(len(beliefs)) if rows is None else rows
     _check(beliefs, probabilities, rows)
-    heard = ~beliefs.certain[rows]
-    if not heard.any():
+    heard = np.flatnonzero(~beliefs.certain[rows])
+    if not len(heard):
         return beliefs
-    rows, probabilities = rows[heard], probabilities[heard]
+    rows = rows[heard]
     labels, before = beliefs.labels[rows], beliefs.kinds[rows].astype(np.float64)
     of_wrong = beliefs.suggestion_probability[rows] / np.maximum(
         before[:, Verdict.MISLABELED], 1e-6
     )
-    said = _said(probabilities, labels, beliefs.suggestion[rows], np.minimum(of_wrong, 1))
+    said = _said(probabilities, heard, labels, beliefs.suggestion[rows], np.minimum(of_wrong, 1))
 
     wrong = _wrong(before, labels, said.of_label, settings.weight)
     foreign = before[:, Verdict.FOREIGN]
@@ -115,8 +115,8 @@ def refined_findings(
     """
     rows = np.arange(len(beliefs)) if rows is None else rows
     after = refined(beliefs, probabilities, rows, settings)
-    heard = ~beliefs.certain[rows] & (findings.verdict[rows] != Verdict.BROKEN)
-    rows, probabilities = rows[heard], probabilities[heard]
+    heard = np.flatnonzero(~beliefs.certain[rows] & (findings.verdict[rows] != Verdict.BROKEN))
+    rows = rows[heard]
     kinds = after.kinds[rows]
     unlabeled = findings.label[rows] < 0  # in findings they are clean or foreign
     kinds[unlabeled, Verdict.CLEAN] += kinds[unlabeled, Verdict.MISLABELED]
@@ -131,12 +131,15 @@ def refined_findings(
     for name in ("suggestion", "suggestion_probability", "foreign_group"):
         columns[name][rows] = getattr(after, name)[rows]
     reasons = list(findings.reason)
-    said = refined_reasons(
-        [findings.reason[row] for row in rows.tolist()], findings.label[rows], kinds,
-        probabilities, findings.class_names,
-    )  # fmt: skip
-    for row, reason in zip(rows.tolist(), said, strict=True):
-        reasons[row] = reason
+    for first in range(0, len(rows), _BLOCK):
+        block = slice(first, first + _BLOCK)
+        places = rows[block].tolist()
+        said = refined_reasons(
+            [findings.reason[row] for row in places], findings.label[places], kinds[block],
+            probabilities[heard[block]], findings.class_names,
+        )  # fmt: skip
+        for row, reason in zip(places, said, strict=True):
+            reasons[row] = reason
     found = replace(findings, **columns, reason=tuple(reasons))
     return replace(found, noise_rates=refined_rates(found))
 
@@ -217,6 +220,7 @@ class _Said(NamedTuple):
 
 def _said(
     probabilities: NDArray[np.float32],
+    heard: NDArray[np.int64],
     labels: NDArray[np.int64],
     suggestion: NDArray[np.int64],
     chance: NDArray[np.float64],
@@ -226,7 +230,8 @@ def _said(
     Roots, as the classifier is too sure of what it has learned from.
 
     Args:
-        probabilities: (M, C) of the classifier.
+        probabilities: of the classifier, C columns.
+        heard: (M,) which of their rows.
         labels: (M,) -1 none.
         suggestion: (M,) of the audit; one that is the label, as of clean images, says nothing of
             the other classes.
@@ -237,7 +242,8 @@ def _said(
     n_classes = probabilities.shape[1]
     for first in range(0, len(labels), _BLOCK):
         block = slice(first, first + _BLOCK)
-        log_p = np.log(np.maximum(probabilities[block].astype(np.float64), 1e-6))  # (B, C)
+        said = probabilities[heard[block]].astype(np.float64)
+        log_p = np.log(np.maximum(said, 1e-6))  # (B, C)
         rows, given = np.arange(len(log_p)), labels[block]
         entropy = -(np.exp(log_p) * log_p).sum(axis=1)
         of_label = np.where(given >= 0, np.exp(log_p[rows, given]), np.nan)

@@ -32,6 +32,8 @@ Evidence = Literal["both", "audit", "alternate"]
 # be overruled.
 LEAST_EVIDENCE = 1e-4
 
+_BLOCK = 1 << 14  # images at a time: of 1.28 million x 1,000 classes each copy would take 10 GB
+
 
 def class_evidence(beliefs: Beliefs, n_classes: int) -> NDArray[np.float32]:
     """What the audit says of each image's class, if it has one of them.
@@ -61,13 +63,23 @@ def class_evidence(beliefs: Beliefs, n_classes: int) -> NDArray[np.float32]:
             f"labels up to {labels.max(initial=-1)} and suggestions up to "
             f"{suggestion.max(initial=-1)}; expected classes 0 to {n_classes - 1}, two or more."
         )
+    evidence = np.empty((len(labels), n_classes), np.float32)
+    for first in range(0, len(labels), _BLOCK):
+        block = slice(first, first + _BLOCK)
+        evidence[block] = _evidence_of(beliefs, block, n_classes)
+    return evidence
+
+
+def _evidence_of(beliefs: Beliefs, block: slice, n_classes: int) -> NDArray[np.float64]:
+    """`class_evidence` of some of the images."""
+    labels, suggestion = beliefs.labels[block], beliefs.suggestion[block]
     rows = np.arange(len(labels))
     labeled = labels >= 0
     proposed = (suggestion >= 0) & (suggestion != labels)
-    clean, mislabeled = (beliefs.kinds[:, kind].astype(np.float64) for kind in range(2))
+    clean, mislabeled = (beliefs.kinds[block, kind].astype(np.float64) for kind in range(2))
     evidence = np.zeros((len(labels), n_classes))
     evidence[rows[labeled], labels[labeled]] = clean[labeled]
-    likely = np.minimum(beliefs.suggestion_probability, mislabeled)
+    likely = np.minimum(beliefs.suggestion_probability[block], mislabeled)
     evidence[rows[proposed], suggestion[proposed]] = likely[proposed]
     others = np.ones_like(evidence)
     others[rows[labeled], labels[labeled]] = 0
@@ -81,10 +93,9 @@ def class_evidence(beliefs: Beliefs, n_classes: int) -> NDArray[np.float32]:
     evidence += shared
     total = evidence.sum(axis=1, keepdims=True)
     evidence = np.where(total > 0, evidence / np.maximum(total, 1e-12), 1 / n_classes)
-    doubtful = ~beliefs.certain
+    doubtful = ~beliefs.certain[block]
     evidence[doubtful] = evidence[doubtful].clip(LEAST_EVIDENCE)
-    evidence /= evidence.sum(axis=1, keepdims=True)
-    return evidence.astype(np.float32)
+    return evidence / evidence.sum(axis=1, keepdims=True)
 
 
 @torch.no_grad()
@@ -186,8 +197,9 @@ class Targets:
         self._labels, self._certain = on_device(beliefs.labels), on_device(beliefs.certain)
         self._groups = on_device(beliefs.foreign_group.astype(np.int64))
         self._noisy = (beliefs.verdict == Verdict.MISLABELED) & ~beliefs.certain
-        known = 1 - beliefs.kinds[:, Verdict.FOREIGN : Verdict.FOREIGN + 1]
-        self.prior = on_device((known * classes).sum(axis=0))  # (C,) how often a class is there
+        known = 1 - beliefs.kinds[:, Verdict.FOREIGN]
+        shares = np.einsum("n,nc->c", known, classes, dtype=np.float64)
+        self.prior = on_device(shares.astype(np.float32))  # (C,) how often a class is there
 
     def of(self, rows: Tensor, logits: Tensor, trust: float, epoch: int) -> tuple[Tensor, Tensor]:
         """What images are trained toward, and how much each counts.

@@ -13,6 +13,7 @@ from labelsieve.data.samplers import Sampler, shuffled
 from labelsieve.errors import ConfigError, DataError
 
 _GOLDEN = (5**0.5 - 1) / 2
+_ROUNDING = 1e-6  # of a sum of rates: ten rates of 0.1 come to 0.9999999999999999, and are one row
 _ORDER = 0x74  # of random numbers: those for the order of rows
 
 
@@ -55,7 +56,7 @@ def thinned(
         )
     if len(rates) == 0 or rates.min() >= 1:
         return shuffled(rows, batch_size, seed, n_processes=n_processes)
-    n_least = int(rates.sum(dtype=np.float64) + 1e-6)  # rows of an epoch: so many, or one more
+    n_least = int(rates.sum(dtype=np.float64) + _ROUNDING)  # rows of an epoch: so many, or one more
     least = shuffled(n_least, batch_size, seed, n_processes=n_processes)
     order = np.random.default_rng([_ORDER, seed]).permutation(len(rows))
     return _Thinned(least.batch_size, len(least), rows[order], rates[order], seed, n_processes)
@@ -87,7 +88,8 @@ class _Thinned:
         spacing the epochs of each row evenly.
         """
         always = self.rates >= 1  # their ends are not left to rounding
-        ends = np.cumsum(self.rates[~always], dtype=np.float64) + epoch * _GOLDEN % 1
-        starts = np.concatenate([[epoch * _GOLDEN % 1], ends[:-1]])
+        shift = epoch * _GOLDEN % 1 + _ROUNDING
+        ends = np.cumsum(self.rates[~always], dtype=np.float64) + shift
+        starts = np.concatenate([[shift], ends[:-1]])
         hit = np.floor(ends) > np.floor(starts)
         return np.concatenate([self.rows[always], self.rows[~always][hit]])

@@ -169,8 +169,8 @@ def dividemix() -> DivideMix:
 
     Run:      labelsieve train photos/ --recipe dividemix --model cifar --device cuda --out model/
     Measured: docs/results.md, "Training". Differs from the paper: the schedule is the model's, and
-    both networks learn at every step. An epoch costs 5.9 times a plain one. In short trainings of images it failed where labels of
-    half of the images are wrong (docs/results.md): give it a longer `warmup`.
+    both networks learn at every step. An epoch costs 5.9 times a plain one. With half of the labels
+    wrong, short trainings of networks failed (docs/results.md): give it a longer `warmup`.
     """
     return DivideMix()
 
