@@ -277,6 +277,15 @@ def test_the_weight_of_the_contrast_may_be_the_share_of_foreign_images(made):
         assert zeta.item() == pytest.approx(expected, abs=1e-5)
 
 
+def test_foreign_images_are_left_out_where_nothing_is_contrasted(made):
+    plain = views(QUICK)
+    cases = [(Paper(contrast_weight=0.0), plain), (Paper(), plain._replace(strong=None))]
+    for settings, shown in cases:
+        main = settings.phases(work_of(made, views=shown))[-1]
+        rows = np.concatenate(list(main.sampler.epoch(0)))
+        assert set(made.beliefs.verdict[rows]) == {0, 1}
+
+
 # What it learns
 
 

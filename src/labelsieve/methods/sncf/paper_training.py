@@ -80,8 +80,7 @@ class Paper:
     def phases(self, work: Work) -> list[Phase]:
         """The warm-up and the rest, at the learning rates of one schedule.
 
-        Images without a class, in no group that is contrasted, are left out where nothing is: they
-        would teach nothing.
+        Where nothing is contrasted, foreign images are left out: they would teach nothing.
 
         Raises:
             DataError: no image is clean.
@@ -95,7 +94,7 @@ class Paper:
             )
         foreign = verdict[rows] == Verdict.FOREIGN
         zeta = (float(foreign.mean()) or 0.5) if self.contrast_by_share else self.contrast_weight
-        if not work.contrasts:
+        if not work.contrasts or zeta == 0:
             rows = rows[~foreign]
         shared = {"n_processes": work.runtime.n_processes}
         size, epochs = work.training.batch_size, work.training.epochs
