@@ -145,3 +145,22 @@ def test_a_table_for_a_single_value_is_refused():
         ConfigError, match="settings.toml: name is one value and has no setting 'x'"
     ):
         from_dict(Job(), {"name": {"x": 1}}, "settings.toml")
+
+
+@dataclass(frozen=True)
+class Maybe:
+    name: str | None = None
+    n: int | None = 3
+    optics: Optics | None = field(default_factory=Optics)
+
+
+def test_what_may_be_left_out_is_set_and_taken_away():
+    changed = overrides(Maybe(), ["name=resnet", "n=none", "optics=none"])
+    assert changed == Maybe("resnet", None, None)
+    assert override(Maybe(), "n=4").n == 4
+    assert override(Maybe(), "optics.xi=0.5").optics == Optics(xi=0.5)
+    for settings in (changed, Maybe()):
+        assert from_dict(Maybe(), json.loads(json.dumps(to_dict(settings))), "r") == settings
+    assert override(Job(), "name=none").name == "none"  # of what may not be left out, a word
+    with pytest.raises(ConfigError, match="n takes a whole number, got 'many'"):
+        override(Maybe(), "n=many")

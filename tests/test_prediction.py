@@ -148,6 +148,9 @@ def test_features_of_ones_own_are_given_again(by_heads: Path, photos: Path, tmp_
         ls.predict(tmp_path / "run", photos)
     with pytest.raises(ConfigError, match="makes the rows of new images itself. Leave it out"):
         ls.predict(by_heads, photos, features=str(features))
+    np.save(tmp_path / "wide.npy", np.ones((91, 3), np.float32))
+    with pytest.raises(DataError, match="features of 3 columns"):
+        ls.predict(tmp_path / "run", photos, features=str(tmp_path / "wide.npy"))
 
 
 def test_images_never_seen_come_into_the_cluster_of_their_kind(by_heads: Path, tmp_path: Path):

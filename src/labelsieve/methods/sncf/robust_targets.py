@@ -92,10 +92,11 @@ def _evidence_of(beliefs: Beliefs, block: slice, n_classes: int) -> NDArray[np.f
     evidence[rows[only], suggestion[only]] += rest[only]
     evidence += shared
     total = evidence.sum(axis=1, keepdims=True)
-    evidence = np.where(total > 0, evidence / np.maximum(total, 1e-12), 1 / n_classes)
+    evidence = np.where(total > 0, evidence / np.where(total > 0, total, 1), 1 / n_classes)
     doubtful = ~beliefs.certain[block]
     evidence[doubtful] = evidence[doubtful].clip(LEAST_EVIDENCE)
-    return evidence / evidence.sum(axis=1, keepdims=True)
+    evidence /= evidence.sum(axis=1, keepdims=True)
+    return evidence
 
 
 @torch.no_grad()
