@@ -381,6 +381,22 @@ def test_findings_are_scored_against_a_table(row_run: Path, tmp_path: Path):
     assert scores["mislabeled"]["auroc"] > 0.95
 
 
+def test_a_column_of_true_labels_scores_the_findings_and_decides_nothing(
+    row_run: Path, photos: Path, tmp_path: Path
+):
+    path = tmp_path / "set.csv"
+    lines = [f"{photos / name},{name},{name.split('/')[0]},{true_digit(name)}"
+             for name in findings_of(row_run).image]  # fmt: skip
+    path.write_text("\n".join(["image,id,label,truth", *lines]) + "\n")
+    out = tmp_path / "run"
+    done("train", path, "--truth", "truth", "--out", out, *ON_ROWS)
+    scores = about(out)["label_scores"]
+    assert set(scores) == {"audit", "train"}
+    found = {one["name"]: one for one in scores["train"]["detections"]}
+    assert found["mislabeled"]["n_true"] >= 3 * MOVED
+    assert about(row_run)["label_scores"] is None
+
+
 def test_the_report_is_written_again(row_run: Path, tmp_path: Path):
     shutil.copytree(row_run, tmp_path / "run")
     first = (tmp_path / "run" / "report.html").read_text()

@@ -30,6 +30,7 @@ from labelsieve.pipeline import check_labels
 from labelsieve.records import Features, Findings, ImageSet
 from labelsieve.report.classifier_page import write_classifier_page
 from labelsieve.report.classifier_scores import ClassifierScores, score_classifier
+from labelsieve.report.metrics import score
 from labelsieve.report.table import summary
 from labelsieve.representation import FeatureMaker, feature_maker
 from labelsieve.run import Beside, Run, read_run
@@ -315,8 +316,17 @@ def _finish(job: Job, found: Taught) -> None:
         network=None if settings.rows == "features" else settings.network,
         summary=summary(found.findings),
         scores=None if found.scores is None else found.scores.to_dict(),
+        label_scores=_label_scores(found, job.images),
     )
     with run.stage("report"):
         tell = partial(job.progress, "report")
         write_taught_page(run, found, job.images, job.held_out, tell)
     run.finish()
+
+
+def _label_scores(found: Taught, images: ImageSet) -> dict[str, Any] | None:
+    """What was said of the labels before and after training, held against the truth."""
+    if images.truth is None:
+        return None
+    said = {"audit": found.before, "train": found.findings}
+    return {name: score(findings, images.truth).to_dict() for name, findings in said.items()}
