@@ -96,7 +96,8 @@ def fitted(recipe: str, model: str) -> Model:
         classify = replace(classify, projection="none")  # nothing is contrasted
     if isinstance(objective, Robust):
         classify = _modern(classify)
-    if isinstance(objective, Plain) and made.rows == "features":
+    on_all = isinstance(objective, Plain) and objective.on == "all"
+    if on_all and made.rows == "features":
         # Half of them: twice as many fit wrong labels (mixup, 40 % of them wrong: .736 and .690).
         epochs = -(-classify.training.epochs // 2)
         classify = replace(classify, training=replace(classify.training, epochs=epochs))
