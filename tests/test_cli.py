@@ -101,7 +101,7 @@ def test_a_run_holds_what_the_contract_says(finished: Path):
     names = {path.name for path in finished.iterdir()}
     assert names == {
         "run.json", "log.jsonl", "findings.parquet", "findings.csv", "features.npy",
-        "features.json", "report.html",
+        "features.json", "report.html", "dictionary.safetensors",
     }  # fmt: skip
     about = json.loads((finished / "run.json").read_text())
     assert about["status"] == "done"

@@ -48,6 +48,11 @@ class Model:
         scores = about.get("scores")
         self.scores = None if scores is None else ClassifierScores.from_dict(scores)
 
+    def __repr__(self) -> str:
+        right = None if self.scores is None else self.scores.accuracy
+        accuracy = "" if right is None else f", {right:.1%} of its test images right"
+        return f"Model({str(self.folder)!r}{accuracy})"
+
     @classmethod
     def load(cls, folder: str | Path) -> Model:
         """The model of a finished run.

@@ -39,6 +39,7 @@ from labelsieve.trained import PRETEXT, Trained
 from labelsieve.training_checks import check_places, check_test_features, check_test_file
 from labelsieve.training_evidence import (
     are_of,
+    at_chance,
     decisions_of,
     evidence_stamps,
     findings_of,
@@ -237,14 +238,17 @@ def teach(job: Job, make: FeatureMaker, given: Trained | None) -> Taught:
     trained = trained_on(job, material, test)
     keep_classifier(job.run.path, trained, job.images.class_names, material.about)
     settings, refined = job.settings, known.findings
+    doubt = at_chance(trained.probabilities, material.beliefs, material.rows)
     # plain training learns wrong labels, too: what it believes of them says nothing
     if settings.refine is not None and not isinstance(settings.classify.objective, Plain):
         with job.run.stage("refine"):
-            refined = refined_findings(
-                known.findings, known.beliefs, trained.probabilities, material.whole,
-                settings.refine,
-            )  # fmt: skip
-    refined = replace(refined, warnings=(*refined.warnings, *trained.warnings))
+            if doubt is None:
+                refined = refined_findings(
+                    known.findings, known.beliefs, trained.probabilities, material.whole,
+                    settings.refine,
+                )  # fmt: skip
+    doubts = () if doubt is None else (doubt,)
+    refined = replace(refined, warnings=(*doubts, *refined.warnings, *trained.warnings))
     said = tested(job)
     if said is None:
         return Taught(refined, found.findings, None, None)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from labelsieve.data.decisions import NAME, Decisions, later, no_decisions, read_decisions
 from labelsieve.errors import RunError
@@ -134,3 +135,27 @@ def with_decisions(findings: Findings, decisions: Decisions) -> Known:
     labels[said] = right[right >= 0]
     kinds[said] = np.eye(3, dtype=np.float32)[Verdict.CLEAN]
     return Known(decided, replace(beliefs, labels=labels, kinds=kinds))
+
+
+def at_chance(
+    probabilities: NDArray[np.float32], beliefs: Beliefs, rows: NDArray[np.int64]
+) -> str | None:
+    """A warning, where a classifier hardly knows even the labels that are believed.
+
+    Args:
+        probabilities: (M, C) what it says of the images it learned from.
+        beliefs: of all N images.
+        rows: (M,) which of them those are.
+    """
+    clean = beliefs.verdict[rows] == Verdict.CLEAN
+    if not clean.any():
+        return None
+    right = float((probabilities[clean].argmax(axis=1) == beliefs.labels[rows][clean]).mean())
+    chance = 1 / probabilities.shape[1]
+    if right >= chance + 0.2 * (1 - chance):
+        return None
+    return (
+        f"The classifier gives only {100 * right:.0f} % of the clean images it learned from their "
+        f"own label, where chance gives {100 * chance:.0f} %: it has learned next to nothing, and "
+        "what is said of labels stays as the audit had it. Train it longer, or on better features."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,10 @@ def train(
     from labelsieve.training_settings import train_recipe
 
     pretraining = chosen["pretrain"]
+    named = {change.partition("=")[0] for change in chosen["changes"]}
     settings = changed(train_recipe(chosen["recipe"], chosen["model"], pretraining), chosen)
+    if "classify.training.epochs" in named and not named & {"least_updates", "most_updates"}:
+        settings = replace(settings, least_updates=0, most_updates=0)  # as many as asked for
     with progress() as tell:
         found = run_train(
             training_inputs(images, chosen),
@@ -89,6 +93,8 @@ def show_training(found: Taught | None, out: Path, as_json: bool) -> None:
 
     about = read_run(out)
     facts = {name: about.get(name) for name in ("summary", "scores")}
+    if facts["scores"] is not None:  # its epochs are in log.jsonl
+        facts["scores"] = {k: v for k, v in facts["scores"].items() if k != "epochs"}
     show(terminal_training(found.findings, found.scores, before=found.before), facts, as_json)
     say(
         f"Model:    {out / 'model.safetensors'}\nFindings: {out / 'findings.csv'}\n"
