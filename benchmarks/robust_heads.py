@@ -56,13 +56,13 @@ from labelsieve.data.read import read  # noqa: E402
 from labelsieve.data.sources import of_rows  # noqa: E402
 from labelsieve.features.joint import JointModel  # noqa: E402
 from labelsieve.features.rows import Rows  # noqa: E402
+from labelsieve.features.shown import row_views  # noqa: E402
 from labelsieve.features.weights import drawn_from  # noqa: E402
 from labelsieve.methods.sncf.beliefs import Beliefs  # noqa: E402
 from labelsieve.methods.sncf.classify import train_classifier  # noqa: E402
 from labelsieve.methods.sncf.detect import detect  # noqa: E402
 from labelsieve.methods.sncf.robust import RobustDetection  # noqa: E402
 from labelsieve.methods.sncf.training_recipes import fitted  # noqa: E402
-from labelsieve.methods.sncf.work import row_views  # noqa: E402
 from labelsieve.neighbors.knn import nearest_neighbors  # noqa: E402
 from labelsieve.trained import load_trained  # noqa: E402
 
@@ -167,7 +167,7 @@ def run(made: dict[str, np.ndarray], side: str) -> dict[str, float]:
     clock = time.process_time()
     with drawn_from(seed):
         network = Rows(rows.shape[1], model.n_hidden).fit(rows)
-    views = row_views(None, torch.device("cpu"), seed, model.noise * float(network.spread))
+    views = row_views(seed, model.noise * float(network.spread))
     found = train_classifier(
         of_rows(rows), network, beliefs, len(CLASSES), classify,
         rows=learned, views=views, seed=seed,

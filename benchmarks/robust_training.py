@@ -75,6 +75,7 @@ from labelsieve.data.sources import resident  # noqa: E402
 from labelsieve.features.backbones import network  # noqa: E402
 from labelsieve.features.dictionary import Dictionary, fit  # noqa: E402
 from labelsieve.features.joint import JointModel  # noqa: E402
+from labelsieve.features.shown import image_views  # noqa: E402
 from labelsieve.methods.sncf.beliefs import Beliefs  # noqa: E402
 from labelsieve.methods.sncf.classify import (  # noqa: E402
     Classify,
@@ -84,7 +85,6 @@ from labelsieve.methods.sncf.classify import (  # noqa: E402
 from labelsieve.methods.sncf.detect import detect  # noqa: E402
 from labelsieve.methods.sncf.robust import RobustDetection  # noqa: E402
 from labelsieve.methods.sncf.training_recipes import Model, fitted  # noqa: E402
-from labelsieve.methods.sncf.work import image_views  # noqa: E402
 from labelsieve.neighbors.knn import nearest_neighbors  # noqa: E402
 from labelsieve.trained import load_trained  # noqa: E402
 

@@ -261,10 +261,10 @@ def classifier(
     from labelsieve.data.augment import CIFAR10, Contrastive, Weak
     from labelsieve.data.batches import resident
     from labelsieve.features.backbones import network
+    from labelsieve.features.shown import image_views
     from labelsieve.loop import LearningRate, Training
     from labelsieve.methods.sncf.classify import Classify, train_classifier
     from labelsieve.methods.sncf.plain_training import Plain
-    from labelsieve.methods.sncf.work import image_views
 
     rate = LearningRate(peak=0.05, warmup=0.03, start=0.0, final=0.0)
     if options.schedule == "steps":

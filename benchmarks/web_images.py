@@ -50,12 +50,13 @@ from labelsieve.data.sources import of_rows, resident
 from labelsieve.features.backbones import network
 from labelsieve.features.dictionary import Dictionary, fit
 from labelsieve.features.rows import Rows
+from labelsieve.features.shown import image_views, row_views
 from labelsieve.features.weights import drawn_from
+from labelsieve.methods.detection import Detection
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.classify import train_classifier
-from labelsieve.methods.sncf.detect import Detection, detect
+from labelsieve.methods.sncf.detect import detect
 from labelsieve.methods.sncf.robust import RobustDetection
-from labelsieve.methods.sncf.work import image_views, row_views
 from labelsieve.neighbors.duplicates import exact_duplicates, near_duplicates
 from labelsieve.neighbors.knn import nearest_neighbors
 from labelsieve.records import Verdict
@@ -213,7 +214,7 @@ def trained(
         with drawn_from(seed):
             module = Rows(audit.rows.shape[1], settings.n_hidden).fit(audit.rows)
         spread = settings.noise * float(module.spread)
-        views = row_views(None, runtime.device, seed, spread)
+        views = row_views(seed, spread)
         source, held = of_rows(audit.rows), of_rows(audit.held_rows)
     else:
         module = network(settings.network, pixels=part.pixels, rows=np.arange(n), seed=seed)

@@ -59,10 +59,10 @@ def audit_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def row_run(photos: Path, checked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished training of a classifier on features, from the photos."""
-    from made_training import ON_ROWS, done
+    from made_training import ON_ROWS, WITH_AUDIT, done
 
     out = tmp_path_factory.mktemp("models") / "rows"
-    done("train", photos, "--test", checked, "--out", out, *ON_ROWS)
+    done("train", photos, "--test", checked, "--out", out, *WITH_AUDIT, *ON_ROWS)
     return out
 
 

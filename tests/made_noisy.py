@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from labelsieve.data.augment import Contrastive, Weak
 from labelsieve.data.batches import Source, of_rows, resident
 from labelsieve.features.rows import Rows
+from labelsieve.features.shown import Views, image_views, row_views
 from labelsieve.logs import TIMINGS, EpochLog
 from labelsieve.loop import LearningRate, Training
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.classify import Classify, TrainedClassifier, train_classifier
 from labelsieve.methods.sncf.plain_training import Plain
-from labelsieve.methods.sncf.work import Views, image_views, row_views
 from labelsieve.optimizers import Optimizer
 from made_colors import COLORS, NORMALIZATION, SIZE, states, tiny_network
 
@@ -98,7 +98,7 @@ def trained_on_rows(made: Noisy, settings: Classify = QUICK, **more) -> TrainedC
     given = {
         "source": of_rows(made.features), "network": Rows(made.features.shape[1]),
         "beliefs": made.beliefs, "n_classes": N_CLASSES, "rows": made.rows,
-        "views": row_views(None, torch.device("cpu"), 0),
+        "views": row_views(0),
     }  # fmt: skip
     return train_classifier(settings=settings, **{**given, **more})
 

@@ -31,10 +31,10 @@ LEARN = (
     "least_updates=0", "classify.training.epochs=8", "classify.training.batch_size=32",
     "classify.training.learning_rate.peak=0.01", "classify.average=0.5", "n_hidden=32",
 )  # fmt: skip
-WITH_AUDIT = set_(*(f"audit.{one}" for one in AUDIT))
-ON_ROWS = (*WITH_AUDIT, *set_(*LEARN))  # a classifier on features
+WITH_AUDIT = set_(*(f"audit.{one}" for one in AUDIT))  # where images are given, and no run
+ON_ROWS = set_(*LEARN)  # a classifier on features
 ON_IMAGES = (
-    *WITH_AUDIT, "--model", "cpu",
+    "--model", "cpu",
     *set_(
         "least_updates=0", "classify.training.epochs=2", "classify.training.batch_size=32",
         "classify.training.precision=float32", "classify.clean_norms=64", "image_size=16",

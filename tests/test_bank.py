@@ -57,6 +57,30 @@ def test_row_number_t_lies_in_slot_t_modulo_size(size, lengths):
         assert bank.next_slot.item() == seen % size
 
 
+@given(size=st.integers(1, 7), lengths=st.lists(st.integers(0, 9), max_size=8))
+def test_rows_that_go_in_one_piece_are_written_and_told_of_as_any_others(size, lengths):
+    plain, masked, seen = MemoryBank(size, 2), MemoryBank(size, 2), 0
+    for n in lengths:
+        rows, labels = numbered(seen, n), torch.arange(seen, seen + n)
+        olds = [
+            plain.exchange(rows, labels),
+            masked.exchange(rows, labels, keep=torch.ones(n, dtype=torch.bool)),
+        ]
+        gone = [old.features[old.labels >= 0] for old in olds]
+        assert gone[0].equal(gone[1])
+        assert olds[0].labels[olds[0].labels >= 0].equal(olds[1].labels[olds[1].labels >= 0])
+        for ours, theirs in zip(plain.buffers(), masked.buffers(), strict=True):
+            assert ours.equal(theirs)
+        seen += n
+
+
+def test_large_rows_whose_sum_is_not_finite_are_kept():
+    bank = MemoryBank(4, 2)
+    bank.push(torch.full((3, 2), 3e38))
+    assert len(bank) == 3
+    assert bank.n_skipped == 0
+
+
 def test_an_empty_bank_reads_as_no_rows_and_a_queue_loss_of_zero():
     bank = MemoryBank(4, 3)
     features, labels = bank.read()

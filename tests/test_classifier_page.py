@@ -6,8 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from labelsieve.classified import Predictions
+from labelsieve.data.decisions import DECIDED
 from labelsieve.errors import DataError, RunError
 from labelsieve.records import NoiseRate, Verdict
 from labelsieve.report.classifier_curves import accuracy_chart, training_charts
@@ -21,6 +24,7 @@ from labelsieve.report.classifier_galleries import (
 from labelsieve.report.classifier_page import N_CLASSES, write_classifier_page
 from labelsieve.report.classifier_scores import score_classifier
 from labelsieve.report.confusion import predicted_map
+from labelsieve.report.curves import N_POINTS, smoothed
 from labelsieve.report.galleries import in_turn
 from made_findings import made_findings, random_findings
 from made_predictions import epochs, made_names, made_probabilities
@@ -350,6 +354,45 @@ def test_every_kind_of_change_is_shown_before_one_has_many():
     found = choose_changes(after, before)
     assert len(found.shown) == N_CHANGES
     assert found.shown[-1].picture.row == n - 1
+
+
+@given(st.integers(1, 3 * N_POINTS), st.integers(0, 9))
+def test_a_line_of_many_points_is_one_of_means_from_the_first_point_to_the_last(n, seed):
+    values = np.random.default_rng(seed).normal(size=n)
+    points = [(float(i + 1), float(value)) for i, value in enumerate(values)]
+    found = smoothed(points)
+    if n <= N_POINTS:
+        assert found == points
+        return
+    assert len(found) == N_POINTS
+    assert (found[0], found[-1]) == (points[0], points[-1])
+    across = [place for place, _ in found]
+    assert across == sorted(set(across))
+    means = [np.mean(run) for run in np.array_split(values[1:-1], N_POINTS - 2)]
+    assert [value for _, value in found[1:-1]] == pytest.approx(means)
+
+
+def test_what_people_decided_is_no_change_by_training(tmp_path):
+    before = made_findings([CLEAN] * 6, [0] * 6)
+    after = made_findings([FOREIGN, FOREIGN, MISLABELED, CLEAN, CLEAN, CLEAN], [0] * 6,
+                          reason=(DECIDED, DECIDED, "", "", DECIDED, ""))  # fmt: skip
+    found = choose_changes(after, before)
+    assert (found.n_changes, found.n_decided) == (1, 3)
+    assert [change.picture.row for change in found.shown] == [2]
+    assert found.counts.sum() == 3
+    text = page(tmp_path, after, before)
+    assert "Not among them: 3 decided by people." in words(text, "changed")
+    overview = words(text, "overview")
+    assert "training began with that, and with 3 decided by people, and found" in overview
+    for moved in (
+        "\N{MINUS SIGN}1 by training \N{MINUS SIGN}2 by people",
+        "+1 by training",
+        "+2 by people",
+    ):
+        assert moved in overview
+    only = made_findings([FOREIGN] + [CLEAN] * 5, [0] * 6, reason=(DECIDED, *[""] * 5))
+    text = words(page(tmp_path, only, before), "changed")
+    assert "Training changed no verdict of the audit. Not looked at: 1 decided by people." in text
 
 
 def test_the_first_of_each_key_is_taken_in_turn():

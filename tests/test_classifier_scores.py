@@ -10,17 +10,17 @@ from scipy import stats
 from sklearn import metrics
 
 import reference_classifier as slow
-from labelsieve.classified import Predictions
 from labelsieve.errors import DataError
 from labelsieve.report.classifier_evaluation import classifier_evaluation, over_seeds
 from labelsieve.report.classifier_scores import (
     MEASURES,
+    N_EPOCHS,
     ClassifierScores,
+    EpochAccuracy,
     brier,
     class_numbers,
     negative_log_likelihood,
     score_classifier,
-    score_predictions,
     wilson,
 )
 from made_predictions import epochs, made_names, made_predictions, made_probabilities, made_scores
@@ -208,35 +208,7 @@ def test_of_a_thousand_classes_the_confusion_is_written_without_zeros():
     assert all(found.confusion[t, p] == n for t, p, n in cells)
 
 
-@given(shapes)
-def test_predictions_score_as_their_probabilities_as_far_as_they_are_kept(shape):
-    n, n_classes, seed = shape
-    values, truth = made_probabilities(n, n_classes, seed)
-    names = made_names(n_classes)
-    predictions = Predictions.of_probabilities(
-        [str(i) for i in range(n + 1)], np.arange(n), values, names
-    )
-    words = [*(names[t] for t in truth), names[0]]
-    found = score_predictions(predictions, words)
-    whole = score_classifier(values, truth, names, n_broken=1)
-    kept = set(MEASURES) - ({"negative_log_likelihood", "brier"} if n_classes > 5 else set())
-    for name in MEASURES:
-        if name in kept:
-            assert getattr(found, name) == pytest.approx(getattr(whole, name)), name
-        else:
-            assert getattr(found, name) is None
-    np.testing.assert_array_equal(found.confusion, whole.confusion)
-    assert found.n_broken == 1
-
-
 def test_truth_that_is_no_class_is_not_known():
-    predictions = made_predictions(4, 3)
-    found = score_predictions(predictions, ["class 0", "a horse", None, "class 2"])
-    assert (found.n_scored, found.n_unknown) == (2, 2)
-    wide = score_predictions(made_predictions(4, 7), ["class 0", "a horse", None, "class 2"])
-    assert (wide.n_scored, wide.n_unknown) == (2, 2)
-    with pytest.raises(DataError, match="3 true labels for predictions of 4 images"):
-        score_predictions(predictions, ["class 0"] * 3)
     assert class_numbers(["b", None, "z", "a"], ("a", "b")).tolist() == [1, -1, -1, 0]
 
 
@@ -282,8 +254,41 @@ def test_runs_are_evaluated_together_with_their_agreement():
     text = json.dumps(found.to_dict(), allow_nan=False)
     assert json.loads(text)["over_runs"]["accuracy"]["n_runs"] == 3
     alone = classifier_evaluation({"a": runs["0"]}, {"a": said["0"]})
-    assert (alone.over_runs, alone.agreement) == ({}, None)
+    assert (alone.over_runs, alone.agreement, alone.over_images) == ({}, None, None)
     assert classifier_evaluation(runs).agreement is None
+
+
+@pytest.mark.parametrize("n", [0, 1, 100, 101, 1234])
+def test_of_many_epochs_some_are_kept_with_all_that_is_told_of_them(n):
+    accuracy = np.random.default_rng(n).integers(0, 60, n) / 100
+    every = tuple(EpochAccuracy("train", i, float(a)) for i, a in enumerate(accuracy))
+    history = {"train": [{"epoch": e.epoch, "test_accuracy": e.accuracy} for e in every]}
+    found = made_scores(20, 3, history=history)
+    assert len(found.epochs) <= N_EPOCHS
+    assert set(found.epochs) <= set(every)
+    assert len(found.epochs) == n or len(found.epochs) >= N_EPOCHS - 6
+    assert found.epochs[:1] == every[:1]
+    assert found.epochs[-5:] == every[-5:]
+    assert found.best_on_test == max(every, key=lambda one: one.accuracy, default=None)
+    gaps = np.diff([one.epoch for one in found.epochs])
+    assert gaps.max(initial=0) <= n / (N_EPOCHS - 6) + 1
+    assert (
+        ClassifierScores.from_dict(json.loads(json.dumps(found.to_dict()))).epochs == found.epochs
+    )
+
+
+def test_runs_that_agree_are_no_surer_than_their_test_images_allow():
+    one = made_scores(50, 3)
+    found = classifier_evaluation({"a": one, "b": one})
+    assert found.over_runs["accuracy"].std == 0
+    assert found.over_images == pytest.approx(one.interval)
+    assert json.loads(json.dumps(found.to_dict()))["over_images"] == list(found.over_images)
+    other = made_scores(200, 3, 1)  # on more images: the fewest count
+    mean = (one.accuracy + other.accuracy) / 2
+    low, high = wilson(np.array(50 * mean), np.array(50))
+    assert classifier_evaluation({"a": one, "b": other}).over_images == (low, high)
+    none = score_classifier(np.array([[0.2, 0.3, 0.5]]), np.array([-1]), one.class_names)
+    assert classifier_evaluation({"a": one, "b": none}).over_images is None
 
 
 def test_runs_of_other_classes_are_not_compared():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from labelsieve.classified import Predictions
+from labelsieve.data.decisions import DECIDED
 from labelsieve.records import Verdict
 from labelsieve.report.classifier_evaluation import classifier_evaluation
 from labelsieve.report.classifier_scores import score_classifier
@@ -15,6 +16,7 @@ from labelsieve.report.classifier_terminal import (
     terminal_predictions,
     terminal_training,
 )
+from labelsieve.report.table import verdict_changes
 from made_findings import made_findings, random_findings
 from made_predictions import epochs, made_predictions, made_scores
 from test_table import printed
@@ -48,6 +50,20 @@ def test_a_training_shows_counts_before_and_after_and_how_good_it_is():
     table = rows(text.partition("Classes, the worst first")[2])
     assert [row[0] for row in table[1:5] if row] == ["class", "dog", "cat", "owl"]
     assert table[2][1:3] == ["3", "66.7"]
+
+
+def test_what_people_decided_is_not_said_to_be_changed_by_training():
+    before = made_findings([CLEAN] * 5 + [BROKEN], [0] * 6)
+    reason = (DECIDED, DECIDED, "", "", "", "")
+    after = made_findings(
+        [FOREIGN, CLEAN, FOREIGN, MISLABELED, CLEAN, BROKEN], [0] * 6, reason=reason
+    )
+    assert verdict_changes(after, before) == {
+        "n_decided": 2, "n_by_people": 1, "n_by_training": 2
+    }  # fmt: skip
+    text = printed(terminal_training(after, None, before=before))
+    assert "verdicts that training changed: 2\n2 decided by people, not counted as changed" in text
+    assert "decided by people" not in printed(terminal_training(before, None, before=before))
 
 
 def test_without_test_images_the_agreement_with_the_labels_is_said():
@@ -91,7 +107,7 @@ def test_predictions_are_counted_by_class():
     assert "4 images, 2 classes" in text
     assert ["dog", "2", "66.7", "%", "0.80"] in rows(text)
     assert ["cat", "1", "33.3", "%", "0.60"] in rows(text)
-    assert "broken: 1 that cannot be read, such as d" in text
+    assert "1 image could not be read, such as d" in text
 
 
 def test_predictions_of_many_classes_are_cut_and_of_none_are_shown():
@@ -118,6 +134,8 @@ def test_figures_are_never_cut_off(width):
     low, high = (100 * end for end in spread.interval)
     assert f"{low:.1f}–{high:.1f} %" in text
     assert f"two runs say the same of {100 * found.agreement:.1f} % of the images" in text
+    low, high = (100 * end for end in found.over_images)
+    assert f"the mean accuracy is within {low:.1f}–{high:.1f} % (95 %, Wilson)" in text
     wide = " ".join(printed(terminal_training(random_findings(50, 3, 0), runs[next(iter(runs))]),
                             width).split())  # fmt: skip
     for one in runs[next(iter(runs))].worst_classes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import random
 import signal
@@ -25,16 +26,17 @@ from labelsieve.features.heads import Classifier, small_head
 from labelsieve.features.inference import middle_of, take_statistics
 from labelsieve.features.rows import Rows
 from labelsieve.features.saved import load_network, save_network
+from labelsieve.features.shown import STRONG, WEAK, Views, image_views, row_views
 from labelsieve.features.weights import drawn_from
 from labelsieve.loop import LearningRate, Training
 from labelsieve.methods.sncf import classify as module
 from labelsieve.methods.sncf import predictor as predictor_module
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.classifier import NoisyClassifier, Prepared
-from labelsieve.methods.sncf.classify import Classify, Start
+from labelsieve.methods.sncf.classify import Classify
 from labelsieve.methods.sncf.paper_training import Paper
 from labelsieve.methods.sncf.plain_training import Plain
-from labelsieve.methods.sncf.work import STRONG, WEAK, Work, image_views, part_of, row_views
+from labelsieve.methods.sncf.work import Work, part_of
 from labelsieve.optimizers import Average
 from labelsieve.runtime import Runtime
 from made_colors import NORMALIZATION, SIZE, states, tiny_network
@@ -183,18 +185,15 @@ def test_bfloat16_learns_as_well_and_gives_float32(made):
 
 
 def test_what_was_given_stays_as_it_is(made):
-    network, head = tiny_network(), small_head(16)
+    network = tiny_network()
     network.conv1.weight.requires_grad_(False)
-    classifier = Classifier(16, N_CLASSES)
-    before = states(network, classifier, head)
+    before = states(network)
     columns = [made.beliefs.labels.copy(), made.beliefs.kinds.copy()]
     settings = replace(QUICK, objective=Paper(), average=0.5)
-    found = trained(made, settings, network=network, start=Start(classifier, head))
-    assert torch.equal(states(network, classifier, head), before)
+    found = trained(made, settings, network=network)
+    assert torch.equal(states(network), before)
     assert network.training
     assert not torch.equal(states(found.network), states(network))
-    assert not torch.equal(states(found.classifier), states(classifier))
-    assert not torch.equal(states(found.projection), states(head))
     assert torch.equal(found.network.conv1.weight, network.conv1.weight)  # frozen
     assert not found.network.conv1.weight.requires_grad
     assert found.network.bn1.weight.requires_grad
@@ -229,16 +228,19 @@ def test_no_other_image_is_ever_asked_for(made, name):
         assert np.isfinite(found.probabilities).all()
 
 
-def test_heads_to_begin_with_are_begun_with(made):
+def test_heads_are_drawn_from_the_seed_in_the_precision_of_the_network(made):
     rest = with_training(QUICK, epochs=1, learning_rate=LearningRate(1e-12, shape="constant"))
     with drawn_from(8):
-        start = Start(Classifier(16, N_CLASSES), small_head(16))
-    found = trained(made, rest, start=start)
-    torch.testing.assert_close(found.classifier.weight, start.classifier.weight)
-    assert torch.equal(found.projection[0].weight, start.projection[0].weight)
-    assert trained(made, replace(rest, projection="none"), start=start).projection is None
-    fresh, other = (trained(made, rest, seed=seed) for seed in (0, 1))
-    assert not torch.allclose(fresh.classifier.weight, other.classifier.weight)
+        classifier = Classifier(16, N_CLASSES)
+    with drawn_from(9):
+        head = small_head(16)
+    found, other = (trained(made, rest, seed=seed) for seed in (8, 1))
+    torch.testing.assert_close(found.classifier.weight, classifier.weight)
+    assert torch.equal(found.projection[0].weight, head[0].weight)
+    assert not torch.allclose(found.classifier.weight, other.classifier.weight)
+    shown = Views(*(lambda *given, view=view: view(*given).double() for view in views(rest)))
+    double = trained(made, rest, network=tiny_network().double(), views=shown)
+    assert double.classifier.weight.dtype == double.projection[0].weight.dtype == torch.float64
 
 
 def test_the_parts_are_saved_and_loaded(made, tmp_path):
@@ -410,26 +412,18 @@ def test_clean_views_are_the_middle_at_the_scale_of_weak_ones():
     assert image_views(Weak(size=8), None, NORMALIZATION, 0).strong is None
 
 
-def test_rows_have_the_views_that_were_made_before(tmp_path):
-    several = np.arange(3 * 5 * 2).reshape(3, 5, 2).astype(np.float16)
-    np.save(tmp_path / "views.npy", several)
-    mapped = np.load(tmp_path / "views.npy", mmap_mode="r")
-    shown = row_views(mapped, torch.device("cpu"), 0)
-    values, rows = torch.zeros(4, 2), torch.tensor([4, 0, 4, 2])
-    counts = np.zeros(3, int)
-    for epoch in range(60):
-        found = shown.weak(values, rows, epoch, WEAK[0])
-        assert found.dtype == torch.float32
-        which = [[row.tolist() in several[r, n : n + 1].tolist() for r in range(3)]
-                 for row, n in zip(found, rows.tolist(), strict=True)]  # fmt: skip
-        assert np.sum(which, axis=1).tolist() == [1] * 4  # of the same row
-        assert which[0] == which[2]
-        counts += np.sum(which, axis=0)
-    assert counts.min() > 40
-    assert torch.equal(shown.clean(values), values)
-    alone = row_views(None, torch.device("cpu"), 0)
+def test_rows_are_shown_as_they_are_or_with_uniform_noise_of_the_standard_deviation_given():
+    values, rows = torch.randn(400, 50), torch.arange(400)
+    alone = row_views(0)
     assert alone.strong is None
     assert torch.equal(alone.weak(values, rows, 0, WEAK[0]), values)
+    shown = row_views(3, noise=0.5)
+    noise = shown.weak(values, rows, 0, WEAK[0]) - values
+    assert noise.std().item() == pytest.approx(0.5, rel=0.02)
+    assert noise.abs().max() <= 0.5 * math.sqrt(3) + 1e-5
+    assert torch.equal(shown.clean(values), values)
+    for other in (shown.weak(values, rows, 0, WEAK[1]), shown.weak(values, rows, 1, WEAK[0])):
+        assert not torch.equal(other - values, noise)
 
 
 def test_rows_of_features_are_a_source(tmp_path):
@@ -460,8 +454,8 @@ def test_a_step_asks_the_device_for_nothing(made, name, monkeypatch):
     model.train()
     training = replace(QUICK.training, epochs=4)
     work = Work(
-        model, Average(model.bare, 0.9), lambda: None, views(QUICK), made.beliefs, made.rows,
-        N_CLASSES, training, runtime, 0, print, resident(made.pixels),
+        model, Average(model.bare, 0.9), views(QUICK), made.beliefs, made.rows, N_CLASSES,
+        training, runtime, 0, resident(made.pixels),
     )  # fmt: skip
     for phase in OBJECTIVES[name].phases(work):
         n = phase.sampler.batch_size
@@ -482,6 +476,10 @@ def test_a_step_asks_the_device_for_nothing(made, name, monkeypatch):
     [
         ({"projection": "large"}, "projection is 'large'; expected one of none, small, sncf"),
         ({"average": 1.0}, "average is 1.0; expected 0 <= average < 1"),
+        (
+            {"objective": Paper(guess="average")},
+            "guess is 'average' and no weights are averaged. Set average, such as 0.999, or guess=",
+        ),
         ({"clean_norms": -1}, "clean_norms is -1; expected 0 or more"),
         ({"test_every": -1}, "test_every is -1; expected 0 or more"),
     ],
@@ -498,26 +496,18 @@ def test_what_does_not_fit_is_an_error(made):
         ({"n_classes": 2}, DataError, "labels run up to 2; expected less than n_classes=2"),
         ({"rows": made.rows[:0]}, DataError, "there is no image to learn from"),
         ({"beliefs": Beliefs.trusting(labels[:9])}, DataError, "beliefs of 9 images for a source"),
-        (
-            {"start": Start(Classifier(16, 5))},
-            ConfigError,
-            "the classifier to begin with has 5 classes and there are 3. Begin with the network",
-        ),
-        (
-            {"start": Start(Classifier(17, 3))},
-            ConfigError,
-            "the classifier takes 17 features and ResNet gives 16",
-        ),
-        (
-            {"start": Start(projection=small_head(9))},
-            ConfigError,
-            "the projection head takes 9 features and ResNet gives 16",
-        ),
         ({"network": torch.nn.Flatten()}, ConfigError, "Flatten has no whole number n_features"),
     ]
     for more, kind, message in cases:
         with pytest.raises(kind, match=message):
             trained(made, QUICK, **more)
+
+
+def test_heads_that_do_not_fit_are_an_error():
+    with pytest.raises(ConfigError, match="the classifier takes 17 features and ResNet gives 16"):
+        NoisyClassifier(tiny_network(), Classifier(17, 3))
+    with pytest.raises(ConfigError, match="the projection head takes 9 features and ResNet gives"):
+        NoisyClassifier(tiny_network(), Classifier(16, 3), small_head(9))
 
 
 def test_projections_without_a_head_are_an_error():

@@ -44,7 +44,7 @@ NAMES = ("gray", "loud")
 def trained(network: nn.Module, n_classes: int = 2) -> TrainedClassifier:
     with drawn_from(1):
         head = Classifier(network.n_features, n_classes)
-    return TrainedClassifier(network, head, None, np.zeros((0, n_classes), np.float32), ())
+    return TrainedClassifier(network, head, None, np.zeros((0, n_classes), np.float32))
 
 
 @pytest.fixture

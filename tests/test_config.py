@@ -40,6 +40,7 @@ def test_later_assignments_win():
     [
         ("optics.x=1", "Optics has no setting 'x'. Did you mean 'xi'?"),
         ("optic.xi=1", "Job has no setting 'optic'. Did you mean 'optics'?"),
+        ("min_samples=3", "Job has no setting 'min_samples'. Did you mean 'optics.min_samples'?"),
         ("optics.min_samples=two", "min_samples takes a whole number, got 'two'."),
         ("optics.xi=x", "xi takes a number, got 'x'."),
         ("rule=best", "rule takes one of density, coherence; got 'best'."),

@@ -7,11 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from labelsieve.data.decisions import Decisions, later, no_decisions, read_decisions
+from labelsieve.data.decisions import (
+    DECIDED,
+    Decisions,
+    later,
+    no_decisions,
+    read_decisions,
+    write_decisions,
+)
 from labelsieve.errors import DataError
 from labelsieve.records import Findings, Verdict
-from labelsieve.training_evidence import DECIDED, with_decisions
+from labelsieve.training_evidence import with_decisions
 
 IDS = ("a.png", "b.png", "c.png", "d.png")
 CLASSES = ("cat", "dog")
@@ -145,6 +154,41 @@ def test_of_two_files_the_later_one_counts():
     assert [column.dtype for column in both] == [column.dtype for column in first]
     assert listed(later(no_decisions(), second)) == listed(second)
     assert listed(later(first, no_decisions())) == listed(first)
+
+
+lines = st.fixed_dictionaries(
+    {"image": st.sampled_from(IDS)},
+    optional={
+        "verdict": st.sampled_from(["clean", "mislabeled", "foreign"]),
+        "label": st.sampled_from(CLASSES),
+    },
+)
+
+
+@given(st.lists(lines, max_size=6))
+def test_decisions_that_are_written_are_read_as_they_were(tmp_path_factory, given: list[dict]):
+    folder = tmp_path_factory.mktemp("decisions")
+    kept = []
+    for line in given:  # those that are no mistakes
+        try:
+            read(folder / "one.jsonl", line)
+        except DataError:
+            continue
+        kept.append(line)
+    found = read(folder / "given.jsonl", *kept)
+    write_decisions(found, folder / "copy.jsonl", IDS, CLASSES)
+    again = read_decisions(folder / "copy.jsonl", IDS, LABELS, CLASSES)
+    assert listed(again) == listed(found)
+    assert len((folder / "copy.jsonl").read_text().splitlines()) == len(found.rows)
+
+
+def test_decisions_on_images_of_any_name_are_written(tmp_path: Path):
+    ids = ("a\u2028b.png", "c\nd.png", "\udcff.png")
+    write_decisions(of((0, 2, -1), (1, 0, 1), (2, 1, 0)), tmp_path / "d.jsonl", ids, CLASSES)
+    found = read_decisions(tmp_path / "d.jsonl", ids, np.array([0, 1, 1]), CLASSES)
+    assert listed(found) == [
+        (0, Verdict.FOREIGN, -1), (1, Verdict.CLEAN, 1), (2, Verdict.MISLABELED, 0)
+    ]  # fmt: skip
 
 
 @pytest.fixture

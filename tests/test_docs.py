@@ -29,14 +29,19 @@ from labelsieve.config import from_toml, overrides
 from labelsieve.features.pretrain import Pretrain
 from labelsieve.features.recipes import PRETRAINING, cpu
 from labelsieve.features.refine import Refine
+from labelsieve.methods.auditing import RECIPES
+from labelsieve.methods.prism.detect import PrismDetection
+from labelsieve.methods.prism.objectives import Proxies
+from labelsieve.methods.prism.recipes import MODELS as RETRIEVERS
+from labelsieve.methods.prism.recipes import OBJECTIVES as RETRIEVAL
 from labelsieve.methods.scan.network import ScanTraining
 from labelsieve.methods.scan.recipes import RECIPES as CLUSTERING
 from labelsieve.methods.scan.recipes import Cluster
 from labelsieve.methods.scan.self_labels import SelfLabels
 from labelsieve.methods.sncf.paper import PaperDetection
-from labelsieve.methods.sncf.recipes import RECIPES
 from labelsieve.pipeline import Audit
 from labelsieve.records import Findings, Verdict
+from labelsieve.retrieval.settings import retrieve_recipe
 from labelsieve.run import DEMO_OUTPUTS, OUTPUTS
 
 ROOT = Path(__file__).parents[1]
@@ -108,16 +113,17 @@ def settings_of(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 ROBUST, PAPER = Audit(), Audit(detection=PaperDetection())
+PRISM = Audit(detection=PrismDetection())
 
 
-@pytest.mark.parametrize("settings", [ROBUST, PAPER], ids=["robust", "paper"])
+@pytest.mark.parametrize("settings", [ROBUST, PAPER, PRISM], ids=["robust", "paper", "prism"])
 def test_every_setting_is_documented_with_its_default(settings: Audit):
     for name, default in settings_of(settings):
         assert f"| `{name}` | `{default}` | " in TEXT["audit.md"], f"docs/audit.md: {name}"
 
 
 def test_no_setting_is_documented_that_is_not_there():
-    known = {name for settings in (ROBUST, PAPER) for name, _ in settings_of(settings)}
+    known = {name for settings in (ROBUST, PAPER, PRISM) for name, _ in settings_of(settings)}
     pattern = r"`((?:detection|dictionary|duplicates)\.[a-z_.]+[a-z])(?:=[^`]*)?`"
     named = {name for text in TEXT.values() for name in re.findall(pattern, text)}
     assert named - known - set(OUTPUTS) == set()
@@ -156,6 +162,24 @@ def test_no_setting_of_clustering_is_documented_that_is_not_there():
 def test_every_recipe_of_clustering_is_documented():
     for name in CLUSTERING:
         assert f"| `{name}` |" in TEXT["clustering.md"], name
+
+
+def test_every_setting_of_retrieval_is_documented_with_its_value():
+    for name, value in settings_of(retrieve_recipe("two-stage")):
+        if not any(part in f".{name}" for part in (*SAME_AS_OTHERS, ".weak.", ".crops.")):
+            assert f"| `{name}` | `{value}` | " in TEXT["retrieval.md"], name
+
+
+def test_no_setting_of_retrieval_is_documented_that_is_not_there():
+    known = {name for name, _ in settings_of(retrieve_recipe("two-stage"))}
+    known |= {name for name, _ in settings_of(Proxies())}
+    table = TEXT["retrieval.md"].partition("\n## Settings")[2]
+    assert set(re.findall(r"^\| `([\w.]+)` \|", table, re.M)) <= known
+
+
+def test_every_recipe_and_model_of_retrieval_is_documented():
+    for name in (*RETRIEVAL, *RETRIEVERS):
+        assert re.search(rf"^\| .*`{name}`", TEXT["retrieval.md"], re.M), name
 
 
 def test_every_column_of_clusters_is_documented():
@@ -280,6 +304,9 @@ def test_commands_exist_with_the_options_shown(where: str, words: list[str], who
         named = [context.params.get(name) for name in ("recipe", "pretrain")]
         if words[0] == "cluster":
             overrides(cluster_recipe(named[0], named[1]), changes)
+        elif words[0] == "retrieve":
+            made = retrieve_recipe(named[0], context.params["model"], named[1])
+            overrides(made, changes)
         else:
             overrides(pipeline.recipe(named[0] or "robust", named[1]), changes)
 

@@ -565,7 +565,7 @@ def test_wrong_names_get_near_ones():
     with pytest.raises(ConfigError, match=r"no network 'resnet5'\. Did you mean 'resnet50'"):
         network("resnet5")
     with pytest.raises(
-        ConfigError, match=r"There are: cifar-resnet18, dictionary-net, .*load_timm"
+        ConfigError, match=r"There are: bn-inception, .*cifar-resnet18, dictionary-net, .*load_timm"
     ):
         network("zzz")
 

@@ -66,7 +66,7 @@ def trained(network: nn.Module) -> TrainedClassifier:
             for tensor in (each.weight.data, each.running_var):
                 tensor.uniform_(0.5, 1.5, generator=generator)
             each.running_mean.normal_(generator=generator)
-    return TrainedClassifier(network.eval(), classifier, head, np.zeros((0, 3), np.float32), ())
+    return TrainedClassifier(network.eval(), classifier, head, np.zeros((0, 3), np.float32))
 
 
 def small() -> PreActResNet:

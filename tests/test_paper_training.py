@@ -15,12 +15,12 @@ from labelsieve.data.draws import batch_generator
 from labelsieve.data.mixing import mixing
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import Classifier, small_head
+from labelsieve.features.shown import STRONG, WEAK, Views
 from labelsieve.features.weights import drawn_from
 from labelsieve.loop import LearningRate
 from labelsieve.methods.sncf import classify as module
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.classifier import NoisyClassifier, Prepared
-from labelsieve.methods.sncf.classify import Start
 from labelsieve.methods.sncf.paper_training import (
     Paper,
     n_of_each_kind,
@@ -28,7 +28,7 @@ from labelsieve.methods.sncf.paper_training import (
     warmup_step,
 )
 from labelsieve.methods.sncf.streams import clean_stream, three_streams
-from labelsieve.methods.sncf.work import STRONG, WEAK, Views, Work, row_views
+from labelsieve.methods.sncf.work import Work
 from labelsieve.optimizers import Average
 from labelsieve.runtime import Runtime
 from made_colors import SIZE, states, tiny_network
@@ -63,8 +63,8 @@ def work_of(made: Noisy, beliefs: Beliefs | None = None, average: float = 0.0, *
     model = Prepared(NoisyClassifier(tiny_network(), classifier, head), runtime)
     model.train()
     work = Work(
-        model, Average(model.bare, average) if average else None, lambda: None, views(QUICK),
-        beliefs or made.beliefs, made.rows, N_CLASSES, QUICK.training, runtime, 0, print,
+        model, Average(model.bare, average) if average else None, views(QUICK),
+        beliefs or made.beliefs, made.rows, N_CLASSES, QUICK.training, runtime, 0,
         resident(made.pixels),
     )  # fmt: skip
     return work._replace(**changes)
@@ -232,9 +232,8 @@ def test_the_schedule_is_that_of_all_epochs_over_both_phases(made, tmp_path):
 
 def test_momentum_goes_on_and_the_head_rests_in_the_warm_up(made, monkeypatch):
     seen, really = [], module.train
-    with drawn_from(5):
-        head = small_head(16)
-    before = states(head)
+    with drawn_from(1):  # as a training with seed 0 draws it
+        before = states(small_head(16))
 
     def train(step, batches, optimizers, training, *, state, **more):
         momenta = [len(optimizer.state) for optimizer in optimizers]
@@ -243,7 +242,7 @@ def test_momentum_goes_on_and_the_head_rests_in_the_warm_up(made, monkeypatch):
         return really(step, batches, optimizers, training, state=state, **more)
 
     monkeypatch.setattr(module, "train", train)
-    found = trained(made, PAPER, start=Start(projection=head))
+    found = trained(made, PAPER)
     (warmup, main) = seen
     assert warmup[:2] == main[:2]
     n_trained = len(list(found.network.parameters())) + 2
@@ -387,19 +386,6 @@ def test_rows_of_features_are_trained_without_contrast(made, tmp_path):
     assert found.projection is None
 
 
-def test_cached_views_of_rows_are_contrasted(made, tmp_path):
-    log, lines = logs(tmp_path / "log.jsonl")
-    draws = np.random.default_rng(0)
-    several = made.features + draws.normal(0, 0.05, (5, *made.features.shape)).astype(np.float32)
-    found = trained_on_rows(
-        made, with_training(PAPER, epochs=20), views=row_views(several, torch.device("cpu"), 0),
-        log=log,
-    )  # fmt: skip
-    known = made.truth[made.rows] >= 0
-    assert (found.probabilities.argmax(1) == made.truth[made.rows])[known].mean() > 0.9
-    assert "contrast" in lines()[-1]
-
-
 # Processes
 
 
@@ -415,10 +401,8 @@ def steps_here(guess: str) -> dict:
     objective = Paper(warmup=0.5, guess=guess, warmup_copies=2)
     settings = replace(PAPER, objective=objective, average=0.5, clean_norms=50)
     settings = with_training(settings, batch_size=12, epochs=2)
-    with drawn_from(3):
-        heads = Start(Classifier(16, N_CLASSES).double(), small_head(16).double())
     found = trained(
-        made, settings, runtime=Runtime.start(), network=tiny_network().double(), start=heads,
+        made, settings, runtime=Runtime.start(), network=tiny_network().double(),
         views=doubled(views(settings)),
     )  # fmt: skip
     return {"state": weights(found), "said": found.probabilities}

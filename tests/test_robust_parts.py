@@ -252,4 +252,4 @@ def test_what_is_not_believed_is_not_explained():
 def test_few_calls_are_doubted():
     labels = np.repeat(np.arange(6), 100)
     said = doubts(0.6, labels, list("abcdef"), [], called=0.01, hyperplane=False)
-    assert [text[:44] for text in said] == ["Only 1.0% of the labels are called wrong. Wh"]
+    assert [text[:44] for text in said] == ["Only 1.0 % of the labels are called wrong. W"]

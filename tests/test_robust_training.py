@@ -17,16 +17,16 @@ from labelsieve.data.mixing import mixing
 from labelsieve.data.samplers import shuffled
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import Classifier, small_head
+from labelsieve.features.shown import STRONG, WEAK, Views
 from labelsieve.features.weights import drawn_from
 from labelsieve.methods.sncf import robust_targets
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.classifier import NoisyClassifier, Prepared
-from labelsieve.methods.sncf.classify import Start
 from labelsieve.methods.sncf.plain_training import Plain
-from labelsieve.methods.sncf.robust_targets import class_evidence, combined
+from labelsieve.methods.sncf.robust_targets import Memory, Targets, class_evidence, combined
 from labelsieve.methods.sncf.robust_training import Robust
 from labelsieve.methods.sncf.thinned_stream import thinned
-from labelsieve.methods.sncf.work import STRONG, WEAK, Views, Work, row_views
+from labelsieve.methods.sncf.work import Work
 from labelsieve.optimizers import Average
 from labelsieve.runtime import Runtime
 from made_colors import states, tiny_network
@@ -78,8 +78,8 @@ def work_of(made: Noisy, beliefs: Beliefs | None = None, average: float = 0.5, *
     model = Prepared(NoisyClassifier(tiny_network(), classifier, head), runtime)
     model.train()
     work = Work(
-        model, Average(model.bare, average) if average else None, lambda: None, views(QUICK),
-        beliefs or made.beliefs, made.rows, N_CLASSES, QUICK.training, runtime, 0, print,
+        model, Average(model.bare, average) if average else None, views(QUICK),
+        beliefs or made.beliefs, made.rows, N_CLASSES, QUICK.training, runtime, 0,
         resident(made.pixels),
     )  # fmt: skip
     return work._replace(**changes)
@@ -125,10 +125,27 @@ def test_a_likely_right_label_and_a_likely_suggestion_have_their_probabilities()
     np.testing.assert_allclose(found[1], np.array([0.1, 0.1, 0.5, 0.1]) / 0.8, 1e-5)
 
 
-def test_evidence_is_the_same_in_blocks_of_any_size(made, monkeypatch):
-    whole = class_evidence(made.beliefs, N_CLASSES)
-    monkeypatch.setattr(robust_targets, "_BLOCK", 7)
-    np.testing.assert_array_equal(class_evidence(made.beliefs, N_CLASSES), whole)
+@given(st.integers(2, 6), st.integers(0, 10_000), st.sampled_from([7, 1000]))
+def test_three_numbers_an_image_are_the_evidence_of_all_classes_bit_for_bit(n_classes, seed, block):
+    rng, n = np.random.default_rng(seed), 60
+    labels, suggestion = (rng.integers(-1, n_classes, n) for _ in range(2))
+    kinds = rng.dirichlet([0.5] * 3, n).astype(np.float32)
+    kinds[labels < 0, 1] += kinds[labels < 0, 0]
+    kinds[labels < 0, 0] = 0
+    beliefs = Beliefs(
+        labels, kinds, suggestion, rng.random(n).astype(np.float32),
+        np.full(n, -1, np.int32), rng.random(n) < 0.3,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(robust_targets, "_BLOCK", block)
+        found = Targets(Robust(), beliefs, n_classes, Memory(n, torch.device("cpu")))
+    whole = class_evidence(beliefs, n_classes)
+    rows = torch.from_numpy(rng.permutation(n)[:40])
+    assert np.array_equal(found._evidence(rows).numpy(), whole[rows])
+    prior = np.einsum("n,nc->c", 1 - kinds[:, 2], whole, dtype=np.float64).astype(np.float32)
+    np.testing.assert_allclose(found.prior.numpy(), prior, rtol=1e-6 if block < n else 0)
+    held = [value for value in vars(found).values() if isinstance(value, torch.Tensor)]
+    assert max(value.numel() for value in held) <= 3 * n  # and not n * n_classes
 
 
 def test_labels_and_suggestions_that_are_no_classes_are_refused():
@@ -469,19 +486,6 @@ def test_rows_of_features_are_trained_without_contrast(made, tmp_path):
     assert found.projection is None
 
 
-def test_cached_views_of_rows_are_contrasted(made, tmp_path):
-    log, lines = logs(tmp_path / "log.jsonl")
-    draws = np.random.default_rng(0)
-    several = made.features + draws.normal(0, 0.05, (5, *made.features.shape)).astype(np.float32)
-    found = trained_on_rows(
-        made, with_training(ROBUST, epochs=20), views=row_views(several, torch.device("cpu"), 0),
-        log=log,
-    )  # fmt: skip
-    known = made.truth[made.rows] >= 0
-    assert (found.probabilities.argmax(1) == made.truth[made.rows])[known].mean() > 0.9
-    assert "contrast" in lines()[-1]
-
-
 # Seeds, interruptions, processes
 
 
@@ -526,10 +530,8 @@ def steps_here(objective: Robust) -> dict:
     settings = with_training(
         replace(ROBUST, objective=objective, clean_norms=50), batch_size=12, epochs=3
     )
-    with drawn_from(3):
-        heads = Start(Classifier(16, N_CLASSES).double(), small_head(16).double())
     found = trained(
-        made, settings, runtime=Runtime.start(), network=tiny_network().double(), start=heads,
+        made, settings, runtime=Runtime.start(), network=tiny_network().double(),
         views=doubled(views(settings)), beliefs=doubted(made.beliefs),
     )  # fmt: skip
     return {"state": weights(found), "said": found.probabilities}

@@ -250,9 +250,9 @@ def test_too_few_sure_images_stop_the_training_with_advice(made, scanned, tmp_pa
     assert found.epoch == -1
     assert torch.equal(states(found.network, found.heads), states(scanned.network, scanned.heads))
     assert found.warnings == (
-        "Training stopped after epoch 1. Only 0.00% of the images had a cluster more probable than "
-        "0.9999; 25.00% are needed to learn from. Set rule=share, lower the threshold, or train "
-        "SCAN for longer. The network given back is the one it began with.",
+        "Training stopped after epoch 1. Only 0.00 % of the images had a cluster more probable "
+        "than 0.9999; 25.00 % are needed to learn from. Set rule=share, lower the threshold, or "
+        "train SCAN for longer. The network given back is the one it began with.",
     )
     share = self_trained(made, scanned, replace(settings, rule="share"))
     assert (share.epoch, share.warnings) == (2, ())  # which finds some in any case
@@ -356,7 +356,7 @@ def test_a_cluster_that_shrinks_far_is_lost_before_it_is_empty():
     before = sizes(100, 110, 120)
     assert shrunk(sizes(41, 140, 149), before, 330, 0.4) is None
     assert shrunk(sizes(140, 39, 151), before, 330, 0.4) == (
-        "The smallest cluster has 11.8% of the images; it had 30.3% before."
+        "The smallest cluster has 11.8 % of the images; it had 30.3 % before."
     )
     assert shrunk(sizes(0, 160, 170), before, 330, 0.0) is None
     few = sizes(5, 10, 10)  # five images come and go

@@ -53,8 +53,10 @@ MAY_IMPORT = {
     "model": {"prediction", "classified", "report", "records", "run", "inputs", "errors", "files"},
     "training_settings": {"pipeline", "methods", "data"},
     "training_evidence": {"methods", "data", "records", "run", "inputs", "errors"},
-    "training_checks": {"training_evidence", "training_settings", "run", "runtime", "inputs"}
-    | {"errors"},
+    "training_checks": {"training_evidence", "run", "runtime", "inputs", "errors"},
+    "retrieval": {"training_checks", "prediction", "clustering", "pipeline", "representation"}
+    | {"assemble", "stages", "classifying", "makers", "trained", "methods", "report", "features"}
+    | {"neighbors", "data", "records", "run", "inputs", "config", "files", "errors"} | TRAINING,
 }
 
 

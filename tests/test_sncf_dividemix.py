@@ -16,6 +16,7 @@ import reference_sncf_training as slow
 from labelsieve.data.sources import of_rows
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.rows import Rows
+from labelsieve.features.shown import row_views
 from labelsieve.features.twins import Twins
 from labelsieve.features.weights import drawn_from
 from labelsieve.loop import LearningRate
@@ -23,7 +24,6 @@ from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.classify import train_classifier
 from labelsieve.methods.sncf.dividemix import DivideMix, refined_or_guessed
 from labelsieve.methods.sncf.plain_training import Plain
-from labelsieve.methods.sncf.work import row_views
 from labelsieve.runtime import Runtime
 from made_noisy import QUICK, Noisy, accuracy_test, logs, noisy, trained, trained_on_rows, weights
 from processes import together
@@ -243,6 +243,6 @@ def test_with_half_of_the_labels_wrong_it_is_far_above_cross_entropy():
         train_classifier(
             of_rows(rows), network, Beliefs.trusting(labels), 10,
             replace(SMALL, objective=objective, training=training, test_every=0),
-            rows=order[:1200], views=row_views(None, torch.device("cpu"), 0), test=test,
+            rows=order[:1200], views=row_views(0), test=test,
         )  # fmt: skip
     assert accuracy[1] > 0.9 > accuracy[0] + 0.2

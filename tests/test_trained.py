@@ -86,7 +86,7 @@ def test_a_clustering_takes_the_rows_of_a_network(features: Path, photos: Path, 
 def test_weights_in_a_file_need_a_recipe_that_names_the_network(photos: Path, tmp_path: Path):
     network = ls.network("narrow-resnet18", seed=3)
     torch.save(network.state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(ConfigError, match="does not say of which network"):
+    with pytest.raises(ConfigError, match="does not say of which network. Give the folder with"):
         load_trained(tmp_path / "weights.pt")
     found = load_trained(tmp_path / "weights.pt", tiny_pretrain())
     assert (found.rows, found.image_size, found.head) == ("network", SIZE, None)

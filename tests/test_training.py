@@ -35,6 +35,7 @@ from made_training import (
     N_TEST,
     ON_IMAGES,
     ON_ROWS,
+    WITH_AUDIT,
     about,
     done,
     refusal,
@@ -128,7 +129,16 @@ def test_planted_mistakes_come_first_and_are_not_learned(row_run: Path, photos: 
 
 def test_json_goes_to_stdout_and_words_to_stderr(photos: Path, checked: Path, row_run: Path):
     result = done(
-        "train", photos, "--test", checked, "--out", row_run, "--resume", "--json", *ON_ROWS
+        "train",
+        photos,
+        "--test",
+        checked,
+        "--out",
+        row_run,
+        "--resume",
+        "--json",
+        *WITH_AUDIT,
+        *ON_ROWS,
     )
     facts = json.loads(result.stdout)
     assert facts["scores"]["n_scored"] == N_TEST - 1
@@ -307,7 +317,7 @@ def test_decisions_in_a_file_go_with_images_too(
     photos: Path, row_run: Path, checked: Path, tmp_path: Path
 ):
     path = decided(tmp_path, *DECISIONS)
-    words = ("--decisions", path, *ON_ROWS)
+    words = ("--decisions", path, *WITH_AUDIT, *ON_ROWS)
     done("train", photos, "--test", checked, "--out", tmp_path / "run", *words)
     after = findings_of(tmp_path / "run")
     row = rows_by_name(after)[DECISIONS[3]["image"]]
@@ -389,7 +399,7 @@ def test_a_column_of_true_labels_scores_the_findings_and_decides_nothing(
              for name in findings_of(row_run).image]  # fmt: skip
     path.write_text("\n".join(["image,id,label,truth", *lines]) + "\n")
     out = tmp_path / "run"
-    done("train", path, "--truth", "truth", "--out", out, *ON_ROWS)
+    done("train", path, "--truth", "truth", "--out", out, *WITH_AUDIT, *ON_ROWS)
     scores = about(out)["label_scores"]
     assert set(scores) == {"audit", "train"}
     found = {one["name"]: one for one in scores["train"]["detections"]}
@@ -410,11 +420,11 @@ def test_the_report_is_written_again(row_run: Path, tmp_path: Path):
 def test_resuming_a_finished_run_only_shows_it(photos: Path, checked: Path, row_run: Path):
     before = (row_run / "run.json").read_bytes()
     words = ("train", photos, "--test", checked, "--out", row_run)
-    done(*words, "--resume", *ON_ROWS)
+    done(*words, "--resume", *WITH_AUDIT, *ON_ROWS)
     assert (row_run / "run.json").read_bytes() == before
-    said = refusal(*words, "--resume", *ON_ROWS, "--seed", 3)
+    said = refusal(*words, "--resume", *WITH_AUDIT, *ON_ROWS, "--seed", 3)
     assert "inputs.seed was 0 and is 3" in said
-    assert "holds a run already" in refusal(*words, *ON_ROWS)
+    assert "holds a run already" in refusal(*words, *WITH_AUDIT, *ON_ROWS)
 
 
 def test_overwriting_leaves_nothing_of_the_run_before(
@@ -467,7 +477,7 @@ def stopped_in_an_epoch(patch: pytest.MonkeyPatch, phase: str, epoch: int) -> No
 def test_a_run_stopped_anywhere_ends_with_the_same_bytes(
     photos: Path, checked: Path, row_run: Path, tmp_path: Path, stop, monkeypatch
 ):
-    words = ("train", photos, "--test", checked, "--out", tmp_path / "run", *ON_ROWS)
+    words = ("train", photos, "--test", checked, "--out", tmp_path / "run", *WITH_AUDIT, *ON_ROWS)
     for i, place in enumerate(ROW_PLACES):
         with monkeypatch.context() as patch:
             patch.setattr(*place, stop)
@@ -506,7 +516,7 @@ def test_a_run_killed_by_the_system_resumes_to_the_same_bytes(
     photos: Path, checked: Path, row_run: Path, tmp_path: Path
 ):
     out = tmp_path / "run"
-    words = ["train", str(photos), "--test", str(checked), "--out", str(out), *ON_ROWS]
+    words = ["train", str(photos), "--test", str(checked), "--out", str(out), *WITH_AUDIT, *ON_ROWS]
     process = subprocess.Popen(
         [sys.executable, "-m", "labelsieve", *words],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -562,7 +572,7 @@ def test_images_without_a_label_get_one(photos: Path, tmp_path: Path):
     images = tmp_path / "images.csv"
     images.write_text("image,label\n" + "".join(lines))
     (tmp_path / "d.csv").write_text(f"image,label\n{names[0]},1\n")
-    words = ("--decisions", tmp_path / "d.csv", *ON_ROWS)
+    words = ("--decisions", tmp_path / "d.csv", *WITH_AUDIT, *ON_ROWS)
     done("train", images, "--out", tmp_path / "run", *words)
     after = findings_of(tmp_path / "run")
     unlabeled = np.flatnonzero(after.label < 0)
@@ -586,7 +596,7 @@ def test_two_classes_are_enough_and_an_empty_one_does_no_harm(
         shutil.copytree(checked / name, tmp_path / "test" / name)
     (tmp_path / "set" / "7").mkdir()
     (tmp_path / "set" / "7" / "torn.png").write_bytes(b"no picture")
-    words = ("train", tmp_path / "set", "--test", tmp_path / "test", *ON_ROWS)
+    words = ("train", tmp_path / "set", "--test", tmp_path / "test", *WITH_AUDIT, *ON_ROWS)
     done(*words, "--out", tmp_path / "run")
     scores = about(tmp_path / "run")["scores"]
     assert scores["accuracy"] > 0.9
@@ -622,7 +632,8 @@ def test_test_images_among_the_training_images_are_warned_of(
     shutil.copytree(checked, tmp_path / "test")
     shutil.copy(photos / "4" / "030.png", tmp_path / "test" / "4" / "seen.png")
     shutil.copy(photos / "0" / "030.png", tmp_path / "test" / "0" / "seen.png")
-    words = ("train", photos, "--test", tmp_path / "test", "--out", tmp_path / "run", *flavor)
+    words = ("train", photos, "--test", tmp_path / "test", "--out", tmp_path / "run", *WITH_AUDIT)
+    words = (*words, *flavor)
     result = done(*words)
     warning = (
         "2 of 47 test images have the pixels of a training image, such as '0/seen.png' those of "
@@ -716,7 +727,7 @@ def test_several_processes_do_not_share_a_classifier_on_features(
 ):
     monkeypatch.setattr("labelsieve.training_checks.n_launched", lambda: 2)
     said = refusal("train", photos, "--out", tmp_path / "run")
-    assert "2 processes were begun, and a classifier on features is trained in one" in said
+    assert "2 processes were begun, and what is trained on features is trained in one" in said
 
 
 def test_predictions_of_the_run_and_of_the_command_are_the_same(

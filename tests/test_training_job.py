@@ -18,7 +18,7 @@ from labelsieve.features.twins import Twins
 from labelsieve.inputs import Inputs
 from labelsieve.loop import Training
 from labelsieve.methods.sncf.training_recipes import OBJECTIVES
-from labelsieve.records import Features, Findings
+from labelsieve.records import Features, Findings, Verdict
 from labelsieve.training import run_train
 from labelsieve.training_settings import Train, train_recipe
 from made_digits import SIZE, tiny_pretrain
@@ -26,6 +26,7 @@ from made_training import (
     N_TEST,
     ON_IMAGES,
     ON_ROWS,
+    WITH_AUDIT,
     about,
     done,
     refusal,
@@ -73,6 +74,24 @@ def test_networks_train_by_every_kind_of_recipe(
     same_predictions(tmp_path / "run", checked)
     if recipe == "dividemix":
         assert isinstance(ls.load_network(tmp_path / "run")[0]["backbone"], Twins)
+
+
+@pytest.mark.parametrize("recipe", ["plain", "clean", "clean-mixup"])
+def test_a_recipe_makes_the_updates_of_the_model_whatever_it_learns_from(
+    recipe: str, audit_run: Path, tmp_path: Path
+):
+    out, size, least = tmp_path / "run", 8, 300
+    before = Findings.load(audit_run / "findings.parquet")
+    rows = np.flatnonzero(before.verdict == Verdict.CLEAN)[:40]  # decided to be no use
+    lines = [json.dumps({"image": before.image[row], "verdict": "foreign"}) for row in rows]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines))
+    settings = (f"least_updates={least}", f"classify.training.batch_size={size}")
+    words = ("--recipe", recipe, "--decisions", tmp_path / "d.jsonl", *ON_ROWS, *set_(*settings))
+    done("train", audit_run, "--out", out, *words, *set_("classify.training.epochs=1"))
+    n = before.count(Verdict.CLEAN) - 40 if recipe != "plain" else len(before) - 41  # one is broken
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    n_epochs = sum(line.get("phase") == "train" for line in log)
+    assert n_epochs == -(-least // (n // size)) > -(-least // ((len(before) - 1) // size))
 
 
 # Networks
@@ -210,7 +229,7 @@ def own(photos: Path, checked: Path, row_run: Path, tmp_path_factory) -> tuple[P
 def test_features_of_ones_own_are_given_for_both_sets(
     own: tuple[Path, Path], photos: Path, checked: Path, row_run: Path, tmp_path: Path
 ):
-    words = ("--features", own[0], "--test", checked, *ON_ROWS)
+    words = ("--features", own[0], "--test", checked, *WITH_AUDIT, *ON_ROWS)
     done("train", photos, "--test-features", own[1], "--out", tmp_path / "run", *words)
     # the rows are those that the first run made, and so are weights and findings
     for name in ("model.safetensors", "findings.csv"):
@@ -226,7 +245,7 @@ def test_features_of_ones_own_are_missed_before_any_work(
     out, test = ("--out", tmp_path / "run"), ("--test", checked)
     features = ("--features", own[0])
     for words, message in (
-        ((photos, *features, *test), "the classifier is trained on features of your own"),
+        ((photos, *features, *test), "it is trained on features of your own"),
         ((photos, *test, "--test-features", own[1]), "are made here, and so are those of the te"),
         ((audit_run, *test, "--test-features", own[1]), "are made here, and so are those of the"),
         (
@@ -256,7 +275,7 @@ def test_features_of_other_columns_are_told(
 ):
     np.save(tmp_path / "wide.npy", np.ones((N_TEST, 3), np.float32))
     words = ("--features", own[0], "--test", checked, "--test-features", tmp_path / "wide.npy")
-    said = refusal("train", photos, "--out", tmp_path / "run", *words, *ON_ROWS)
+    said = refusal("train", photos, "--out", tmp_path / "run", *words, *WITH_AUDIT, *ON_ROWS)
     assert "features of 3 columns" in said
     assert "Give features that were made in the same way." in said
     assert "train ..." not in said
@@ -265,7 +284,7 @@ def test_features_of_other_columns_are_told(
 def test_a_network_is_trained_after_an_audit_by_ones_own_features(
     own: tuple[Path, Path], photos: Path, checked: Path, tmp_path: Path
 ):
-    words = ("--features", own[0], "--test", checked, *ON_IMAGES, *FEW)
+    words = ("--features", own[0], "--test", checked, *WITH_AUDIT, *ON_IMAGES, *FEW)
     done("train", photos, "--out", tmp_path / "run", *words)
     same_predictions(tmp_path / "run", checked)
 

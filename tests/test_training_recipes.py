@@ -16,6 +16,7 @@ from labelsieve.errors import ConfigError
 from labelsieve.features.backbones import network
 from labelsieve.features.resnets import PreActResNet, PreActShape
 from labelsieve.features.rows import Rows
+from labelsieve.features.shown import image_views, row_views
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.classify import train_classifier
 from labelsieve.methods.sncf.dividemix import DivideMix
@@ -23,7 +24,6 @@ from labelsieve.methods.sncf.paper_training import Paper
 from labelsieve.methods.sncf.plain_training import Plain
 from labelsieve.methods.sncf.robust_training import Robust
 from labelsieve.methods.sncf.training_recipes import MODELS, OBJECTIVES, Model, fitted
-from labelsieve.methods.sncf.work import image_views, row_views
 
 PUBLISHED = ("cifar", "cnwl", "webvision")
 ALL = [(recipe, model) for recipe in OBJECTIVES for model in MODELS]
@@ -190,7 +190,7 @@ def test_every_recipe_trains_with_the_models_for_cpus(recipe, model):
     if model == "features":
         values = rng.standard_normal((n, 6)).astype(np.float32)
         module, source = Rows(6, 8).fit(values), of_rows(values)
-        views = row_views(None, torch.device("cpu"), 0, made.noise)
+        views = row_views(0, made.noise)
     else:
         module = PreActResNet(PreActShape((4, 8), (1, 1), identity=True, stem_stride=2))
         source = resident(rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8))

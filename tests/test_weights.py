@@ -331,7 +331,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         ),
         (
             {"architecture": "zzz"},
-            "There are: classifier, .* saved by a newer version of labelsieve",
+            "There are: bn-inception, classifier, .* saved by a newer version of labelsieve",
         ),
         (
             {"settings": {"n_classs": 5}},

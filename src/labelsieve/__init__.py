@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     )
     from labelsieve.data.draws import Draws, Stream
     from labelsieve.data.mixing import mixup
-    from labelsieve.data.noise import asymmetric, symmetric, transition
+    from labelsieve.data.noise import (
+        asymmetric,
+        independent,
+        small_cluster,
+        symmetric,
+        transition,
+    )
     from labelsieve.data.read import read
     from labelsieve.data.strong import Strong, strong_view
     from labelsieve.features.backbones import network
@@ -40,7 +46,17 @@ if TYPE_CHECKING:
     from labelsieve.features.pretrain import Pretrain
     from labelsieve.features.recipes import PRETRAINING
     from labelsieve.features.saved import load_network
+    from labelsieve.features.shown import image_views, row_views
     from labelsieve.features.views import view_rows
+    from labelsieve.methods.prism.adapters import CleanMiner, CleanTripletsMiner, FilteredLoss
+    from labelsieve.methods.prism.centers import average_similarity, clean_log_probability
+    from labelsieve.methods.prism.detect import PrismDetection
+    from labelsieve.methods.prism.embedding import Embed, embed, train_embedding
+    from labelsieve.methods.prism.filter import CleanFilter, Filter
+    from labelsieve.methods.prism.losses import contrastive_loss, soft_triple_loss
+    from labelsieve.methods.prism.objectives import Pairs, Proxies
+    from labelsieve.methods.prism.offline import Offline, estimate_noise_rate, score_offline
+    from labelsieve.methods.prism.two_stage import second_stage
     from labelsieve.methods.scan.heads import HeadTraining, row_probabilities, train_heads
     from labelsieve.methods.scan.kmeans import kmeans
     from labelsieve.methods.scan.losses import (
@@ -67,7 +83,6 @@ if TYPE_CHECKING:
     from labelsieve.methods.sncf.plain_training import Plain
     from labelsieve.methods.sncf.robust import RobustDetection
     from labelsieve.methods.sncf.robust_training import Robust
-    from labelsieve.methods.sncf.work import image_views, row_views
     from labelsieve.model import Model
     from labelsieve.neighbors.duplicates import exact_duplicates, near_duplicates
     from labelsieve.neighbors.graph import spectral_embedding
@@ -81,7 +96,11 @@ if TYPE_CHECKING:
     from labelsieve.report.cluster_scores import hungarian, score_clusters
     from labelsieve.report.metrics import score
     from labelsieve.report.page import write_page
+    from labelsieve.report.retrieval_metrics import RetrievalScores, score_retrieval
     from labelsieve.representation import represent
+    from labelsieve.retrieval.model import EmbeddingModel
+    from labelsieve.retrieval.retrieving import retrieve
+    from labelsieve.retrieval.settings import Retrieve, retrieve_recipe
     from labelsieve.training import train
     from labelsieve.training_settings import Train, train_recipe
 
@@ -100,7 +119,7 @@ _HOMES = {
     ),
     "data.draws": ("Draws", "Stream"),
     "data.mixing": ("mixup",),
-    "data.noise": ("asymmetric", "symmetric", "transition"),
+    "data.noise": ("asymmetric", "independent", "small_cluster", "symmetric", "transition"),
     "data.read": ("read",),
     "data.strong": ("Strong", "strong_view"),
     "features.backbones": ("network",),
@@ -114,7 +133,17 @@ _HOMES = {
     "features.pretrain": ("Pretrain",),
     "features.recipes": ("PRETRAINING",),
     "features.saved": ("load_network",),
+    "features.shown": ("image_views", "row_views"),
     "features.views": ("view_rows",),
+    "methods.prism.adapters": ("CleanMiner", "CleanTripletsMiner", "FilteredLoss"),
+    "methods.prism.centers": ("average_similarity", "clean_log_probability"),
+    "methods.prism.detect": ("PrismDetection",),
+    "methods.prism.embedding": ("Embed", "embed", "train_embedding"),
+    "methods.prism.filter": ("CleanFilter", "Filter"),
+    "methods.prism.losses": ("contrastive_loss", "soft_triple_loss"),
+    "methods.prism.objectives": ("Pairs", "Proxies"),
+    "methods.prism.offline": ("Offline", "estimate_noise_rate", "score_offline"),
+    "methods.prism.two_stage": ("second_stage",),
     "methods.scan.heads": ("HeadTraining", "row_probabilities", "train_heads"),
     "methods.scan.kmeans": ("kmeans",),
     "methods.scan.losses": (
@@ -137,7 +166,6 @@ _HOMES = {
     "methods.sncf.plain_training": ("Plain",),
     "methods.sncf.robust": ("RobustDetection",),
     "methods.sncf.robust_training": ("Robust",),
-    "methods.sncf.work": ("image_views", "row_views"),
     "neighbors.duplicates": ("exact_duplicates", "near_duplicates"),
     "neighbors.graph": ("spectral_embedding",),
     "neighbors.knn": ("nearest_neighbors",),
@@ -149,7 +177,11 @@ _HOMES = {
     "report.cluster_scores": ("hungarian", "score_clusters"),
     "report.metrics": ("score",),
     "report.page": ("write_page",),
+    "report.retrieval_metrics": ("RetrievalScores", "score_retrieval"),
     "representation": ("represent",),
+    "retrieval.model": ("EmbeddingModel",),
+    "retrieval.retrieving": ("retrieve",),
+    "retrieval.settings": ("Retrieve", "retrieve_recipe"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelsieve.methods.sncf.detect import Detection
+from labelsieve.methods.detection import Detection
 from labelsieve.records import Findings, ImageSet, Neighbors, Verdict
 
 N_SHOWN = 5  # neighbors in the findings

@@ -20,10 +20,10 @@ from labelsieve.features.heads import Classifier
 from labelsieve.features.inference import clean_outputs
 from labelsieve.features.rows import Rows
 from labelsieve.features.saved import load_network, save_network
+from labelsieve.features.shown import image_views
 from labelsieve.inputs import Progress
 from labelsieve.makers import GLANCE, check_width, readable_pixels, rows_of_new
 from labelsieve.methods.sncf.classify import TrainedClassifier
-from labelsieve.methods.sncf.work import image_views
 from labelsieve.records import Features, ImageSet
 from labelsieve.run import Run
 from labelsieve.runtime import Runtime

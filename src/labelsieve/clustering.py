@@ -27,7 +27,7 @@ from labelsieve.config import to_dict
 from labelsieve.data.join import joined
 from labelsieve.data.read import read
 from labelsieve.errors import ConfigError, did_you_mean
-from labelsieve.features.recipes import PRETRAINING
+from labelsieve.features import recipes
 from labelsieve.files import write_csv
 from labelsieve.inputs import Inputs, Progress, recorded, silent, stamps
 from labelsieve.makers import no_views_of_a_file
@@ -70,10 +70,7 @@ def cluster_recipe(name: str = "heads", pretraining: str | None = None) -> Clust
         raise ConfigError(f"there is no recipe {name!r}. {did_you_mean(name, RECIPES)}")
     if pretraining is None:
         return RECIPES[name]()
-    if pretraining not in PRETRAINING:
-        near = did_you_mean(pretraining, PRETRAINING)
-        raise ConfigError(f"--pretrain: there is no recipe {pretraining!r}. {near}")
-    return replace(RECIPES[name](), pretrain=PRETRAINING[pretraining]())
+    return replace(RECIPES[name](), pretrain=recipes.pretraining(pretraining))
 
 
 def cluster(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from labelsieve.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
+
+_N_PATHS = 4  # of settings within groups that a message names
 
 
 def override(settings: T, assignment: str) -> T:
@@ -90,20 +92,31 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _field_type(settings: Any, name: str) -> Any:
+def _field_type(settings: Any, name: str, prefix: str) -> Any:
     types = get_type_hints(type(settings))
-    if name not in types:
-        raise ConfigError(
-            f"{type(settings).__name__} has no setting {name!r}. {did_you_mean(name, types)}"
-        )
-    return types[name]
+    if name in types:
+        return types[name]
+    inside = [prefix + path for path in _paths(settings) if path.endswith(f".{name}")][:_N_PATHS]
+    advice = f"Did you mean {' or '.join(map(repr, inside))}?" if inside else None
+    raise ConfigError(
+        f"{type(settings).__name__} has no setting {name!r}. {advice or did_you_mean(name, types)}"
+    )
+
+
+def _paths(settings: Any) -> Iterator[str]:
+    """The names of all settings, also of groups within groups."""
+    for field in dataclasses.fields(settings):
+        yield field.name
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from (f"{field.name}.{path}" for path in _paths(value))
 
 
 def _replace(settings: T, changes: Mapping[str, Any], prefix: str = "") -> T:
     values: dict[str, Any] = {}
     for name, value in changes.items():
         path = prefix + name
-        kind, inner = _field_type(settings, name), getattr(settings, name)
+        kind, inner = _field_type(settings, name, prefix), getattr(settings, name)
         if _is_none(value) and type(None) in get_args(kind):
             values[name] = None  # such as a group that is left out
         elif isinstance(value, Mapping):
@@ -131,8 +144,12 @@ def _parse(text: str, kind: Any, name: str) -> Any:
         >>> _parse("3", int | None, "n"), _parse("a, b", tuple[str, ...], "names")
         (3, ('a', 'b'))
     """
-    if isinstance(kind, UnionType):  # one type, or none
-        kind = next(each for each in get_args(kind) if each is not type(None))
+    origin: Any = get_origin(kind)
+    if origin in (UnionType, Union):  # one type or none, or a word in place of a number
+        kinds = [each for each in get_args(kind) if each is not type(None)]
+        if any(get_origin(each) is Literal and text in get_args(each) for each in kinds):
+            return text
+        kind = next((each for each in kinds if get_origin(each) is not Literal), kinds[0])
     if get_origin(kind) is tuple:
         items = [item.strip() for item in text.split(",")] if text.strip() else []
         return tuple(_parse(item, get_args(kind)[0], name) for item in items)

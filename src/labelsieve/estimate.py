@@ -18,6 +18,7 @@ from labelsieve.features.dictionary import n_codes_to_fit
 from labelsieve.features.joint import n_codes_to_fit as n_joint_codes_to_fit
 from labelsieve.features.pretrain import Pretrain, shortened
 from labelsieve.inputs import Inputs
+from labelsieve.methods.prism.detect import PrismDetection
 from labelsieve.pipeline import Audit, check_labels
 from labelsieve.records import ImageSet
 from labelsieve.representation import feature_maker
@@ -40,6 +41,7 @@ TRAINING_SECONDS = {
 PAIR_SECONDS = 4.4e-9  # of the neighbors, a pair of images, at 256 dimensions
 DETECT_SECONDS = (5.0, 1.1e-3)  # whatever the number of images, and an image
 CLASS_SECONDS = 1e-5  # of the detection, an image and class
+CENTER_SECONDS = 3e-8  # of recipe prism, an image, class and round, at 256 dimensions
 REPORT_SECONDS = 7.0  # nearly whatever the number of images
 CLASS_BYTES = 29 * 4  # of the detection, an image and class
 BASE_MEMORY_MB = 950  # of Python with its libraries, and the dictionary's matrices
@@ -111,7 +113,7 @@ def estimate(inputs: Inputs, settings: Audit) -> Plan:
     costs |= {
         "features": seconds,
         "neighbors": PAIR_SECONDS * n**2 * n_dimensions / 256,
-        "detect": DETECT_SECONDS[0] + (DETECT_SECONDS[1] + n_classes * CLASS_SECONDS) * n,
+        "detect": _detecting(settings, n, n_classes, n_dimensions),
         "report": REPORT_SECONDS,
     }
     stages = [Stage("decode", decode_seconds * n)]
@@ -120,6 +122,7 @@ def estimate(inputs: Inputs, settings: Audit) -> Plan:
     smallest = int(np.where(counts > 0, counts, np.iinfo(np.int64).max).argmin())
     pixels, rows = n * 3 * size**2, n * n_dimensions * 4
     near = n * settings.n_neighbors * 12
+    beliefs = 0 if isinstance(settings.detection, PrismDetection) else CLASS_BYTES * n * n_classes
     return Plan(
         source=inputs.source,
         n_images=n,
@@ -129,7 +132,7 @@ def estimate(inputs: Inputs, settings: Audit) -> Plan:
         broken_of_tried=(broken[0], broken[1]),
         features=kind,
         stages=tuple(stages),
-        memory_mb=round(BASE_MEMORY_MB + (2 * rows + 3 * near + CLASS_BYTES * n * n_classes) / 1e6),
+        memory_mb=round(BASE_MEMORY_MB + (2 * rows + 3 * near + beliefs) / 1e6),
         disk_mb=round((pixels + 2 * rows + near) / 1e6) + 1,
     )
 
@@ -166,6 +169,14 @@ def _features(inputs: Inputs, settings: Audit, n: int) -> tuple[str, float, int]
     n_codes = n_codes_to_fit(n, settings.dictionary) + 2 * n
     kind = f"dictionary, {settings.dictionary.image_size} px"
     return kind, FIT_SECONDS + CODE_SECONDS * n_codes, settings.dictionary.n_dimensions
+
+
+def _detecting(settings: Audit, n: int, n_classes: int, n_dimensions: int) -> float:
+    """CPU-seconds on the reference core."""
+    if isinstance(settings.detection, PrismDetection):
+        n_pairs = n * n_classes * settings.detection.offline.n_rounds
+        return CENTER_SECONDS * n_pairs * n_dimensions / 256
+    return DETECT_SECONDS[0] + (DETECT_SECONDS[1] + n_classes * CLASS_SECONDS) * n
 
 
 def _training(settings: Pretrain, n: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,9 +69,24 @@ def write_csv(table: pa.Table, path: Path) -> None:
     Raises:
         RunError: the file cannot be written.
     """
-    columns = {name: _for_csv(table.column(name)) for name in table.column_names}
     with atomic(path) as partial:
-        csv.write_csv(pa.table(columns), partial)
+        csv.write_csv(_table_for_csv(table), partial)
+
+
+def write_csv_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> None:
+    """`write_csv` of a table that is never there as a whole.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    kinds = _table_for_csv(schema.empty_table()).schema
+    with atomic(path) as partial, csv.CSVWriter(partial, kinds) as writer:
+        for batch in batches:
+            writer.write_table(_table_for_csv(pa.Table.from_batches([batch])))
+
+
+def _table_for_csv(table: pa.Table) -> pa.Table:
+    return pa.table({name: _for_csv(table.column(name)) for name in table.column_names})
 
 
 def _for_csv(column: pa.ChunkedArray) -> pa.ChunkedArray:

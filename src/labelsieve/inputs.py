@@ -14,7 +14,7 @@ from labelsieve.errors import ConfigError
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
 _PATHS = (
-    "source", "valid", "features", "weights", "network", "audited", "decisions", "test",
+    "source", "valid", "features", "weights", "network", "audited", "decisions", "decided", "test",
     "test_features",
 )  # fmt: skip
 
@@ -29,6 +29,7 @@ class Inputs:
     valid: str | None = None  # images to choose by, not to learn from: of clustering
     audited: str | None = None  # folder of the audit whose findings a training takes
     decisions: str | None = None  # file of what people decided, of a training
+    decided: str | None = None  # file of all that they had decided, of one that is repeated
     test: str | None = None  # images to score a trained classifier on
     test_label: str | None = None  # column
     features: str | None = None  # file of the user's own

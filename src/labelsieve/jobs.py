@@ -21,21 +21,29 @@ from labelsieve.clustering import (
 from labelsieve.clusters import Clusters
 from labelsieve.config import from_dict, to_dict
 from labelsieve.data.corrupt import corrupt
+from labelsieve.data.decode import decode_images
 from labelsieve.data.demo import DemoNoise, make_demo
 from labelsieve.data.read import read
 from labelsieve.data.truth import read_truth
 from labelsieve.errors import ConfigError, RunError
 from labelsieve.features.dictionary import Dictionary
+from labelsieve.features.extract import dictionary_features
+from labelsieve.features.load import load_features
 from labelsieve.features.pretrain import Pretrain
 from labelsieve.inputs import Inputs, Progress, recorded
 from labelsieve.methods.scan.recipes import Cluster
 from labelsieve.pipeline import Audit, Audited, audit_into, recipe
-from labelsieve.records import Features, Findings
+from labelsieve.records import Features, Findings, ImageSet
 from labelsieve.report.classifier_evaluation import ClassifierEvaluation, classifier_evaluation
 from labelsieve.report.cluster_evaluation import ClusterEvaluation, evaluation
 from labelsieve.report.metrics import Scores, score
 from labelsieve.report.page import write_page
+from labelsieve.report.retrieval_evaluation import RetrievalEvaluation, retrieval_evaluation
+from labelsieve.report.retrieval_metrics import RetrievalScores
 from labelsieve.representation import feature_maker
+from labelsieve.retrieval.retrieving import read_retrieved, write_retrieved_page
+from labelsieve.retrieval.retrieving import sets_of as retrieval_sets
+from labelsieve.retrieval.settings import Retrieve, retrieve_recipe
 from labelsieve.run import Run, read_run
 from labelsieve.training import Taught, read_taught, sets_of, write_taught_page
 from labelsieve.training_settings import Train, train_recipe
@@ -64,32 +72,60 @@ def run_corrupt(  # noqa: PLR0913 -- one argument for each kind of noise
     label: str | None,
     truth: str | None,
     symmetric: float,
+    independent: float,
     asymmetric: float,
     pairs: Sequence[str],
     matrix: Path | None,
     foreign: float,
     foreign_from: str | None,
+    small_cluster: float,
+    features: Path | None,
     seed: int,
     progress: Progress,
 ) -> dict[str, Any]:
     """Write a noisy copy of a set, and count what was done to it."""
+    if features is not None and not small_cluster:
+        raise ConfigError("--features says what is alike for --small-cluster; give its rate, too.")
     images = read(source, label=label, truth=truth)
     corrupt(
-        images, out, symmetric=symmetric, asymmetric=asymmetric, pairs=_pairs(pairs),
-        matrix=None if matrix is None else _matrix(matrix), foreign=foreign,
-        foreign_source=None if foreign_from is None else read(foreign_from), seed=seed,
-        progress=partial(progress, "write"),
+        images, out, symmetric=symmetric, independent=independent, asymmetric=asymmetric,
+        pairs=_pairs(pairs), matrix=None if matrix is None else _matrix(matrix), foreign=foreign,
+        foreign_source=None if foreign_from is None else read(foreign_from),
+        small_cluster=small_cluster,
+        features=partial(_likeness, images, features, seed, progress),
+        seed=seed, progress=partial(progress, "write"),
     )  # fmt: skip
     with (out / "truth.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     wrong = [row for row in rows if row["truth"] and row["truth"] != row["label"]]
-    mislabeled = sum(row["truth"] in images.class_names for row in wrong)
+    classes = {row["label"] for row in rows}  # what the copy's are: small clusters leave fewer
+    mislabeled = sum(row["truth"] in classes for row in wrong)
     return {
         "images": str(out / "images.parquet"),
         "n_images": len(rows),
         "n_mislabeled": mislabeled,
         "n_foreign": len(wrong) - mislabeled,
     }
+
+
+def _likeness(
+    images: ImageSet, path: Path | None, seed: int, progress: Progress
+) -> NDArray[np.float32]:
+    """(N, D) features that say which images are alike: of a file, or dictionary features.
+
+    An image that cannot be read gets a row of zeros: it is like the others of them.
+    """
+    settings = Dictionary()
+    tell = partial(progress, "decode")
+    pixels = decode_images(images, settings.image_size, progress=tell)
+    if path is not None:
+        found = load_features(path, images, pixels.usable)
+    else:
+        tell = partial(progress, "features")
+        found = dictionary_features(images, pixels, settings, seed=seed, progress=tell)
+    rows = np.zeros((len(images), found.values.shape[1]), np.float32)
+    rows[pixels.usable] = found.values
+    return rows
 
 
 def evaluate_run(run: Path, truth: Path) -> Scores:
@@ -143,6 +179,28 @@ def evaluate_classifiers(runs: Sequence[Path]) -> ClassifierEvaluation:
     return classifier_evaluation(scores, said)
 
 
+def evaluate_retrieval(runs: Sequence[Path]) -> RetrievalEvaluation:
+    """Put the test scores of retrieval trainings side by side, such as those of several seeds.
+
+    Raises:
+        RunError: a run is no retrieval training, was not tested, or is named twice.
+    """
+    found: dict[str, RetrievalScores] = {}
+    for run in runs:
+        about = read_run(run)
+        if about["job"] != "retrieve":
+            raise RunError(
+                f"{run}: made by `labelsieve {about['job']}`; expected runs of `retrieve`."
+            )
+        if any(run.resolve() == Path(other).resolve() for other in found):
+            raise RunError(f"{run}: named twice. A run always agrees with itself; name it once.")
+        stages = read_retrieved(run, about).stages
+        if not stages:
+            raise RunError(f"{run}: trained without --test, so there are no scores of it.")
+        found[str(run)] = next(reversed(stages.values()))
+    return retrieval_evaluation(found)
+
+
 def rewrite_report(run: Path) -> Path:
     """Write the page of a finished run again."""
     about = read_run(run)
@@ -154,6 +212,9 @@ def rewrite_report(run: Path) -> Path:
     if about["job"] == "train":
         inputs, _ = training_of(run)
         return write_taught_page(run, read_taught(run, about), *sets_of(inputs))
+    if about["job"] == "retrieve":
+        inputs, _ = retrieval_of(run)
+        return write_retrieved_page(run, read_retrieved(run, about), *retrieval_sets(inputs))
     inputs, _ = inputs_of(run)
     images = read(inputs.source, label=inputs.label, truth=inputs.truth)
     findings = Findings.load(run / "findings.parquet")
@@ -192,6 +253,14 @@ def training_of(run: Path) -> tuple[Inputs, Train]:
     inputs = Inputs(**about["inputs"])
     settings = train_recipe(inputs.recipe, inputs.model, inputs.pretrain)
     return inputs, from_dict(settings, about["train"], str(run / "run.json"))
+
+
+def retrieval_of(run: Path) -> tuple[Inputs, Retrieve]:
+    """What a finished retrieval training was made from, by its run.json alone."""
+    about = read_run(run)["settings"]
+    inputs = Inputs(**about["inputs"])
+    settings = retrieve_recipe(inputs.recipe, inputs.model, inputs.pretrain)
+    return inputs, from_dict(settings, about["retrieve"], str(run / "run.json"))
 
 
 def features_of(run: Path) -> tuple[Inputs, Dictionary, Pretrain | None]:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labelsieve.errors import RunError
-from labelsieve.files import cannot_write
 from labelsieve.inputs import Progress
 from labelsieve.records import Features, Findings, ImageSet
 from labelsieve.report.classifier_scores import ClassifierScores
-from labelsieve.run import OUTPUTS, read_run
+from labelsieve.report.table import percent
+from labelsieve.run import copy_run, read_run
 
 if TYPE_CHECKING:
     from labelsieve.classified import Predictions
@@ -50,7 +50,7 @@ class Model:
 
     def __repr__(self) -> str:
         right = None if self.scores is None else self.scores.accuracy
-        accuracy = "" if right is None else f", {right:.1%} of its test images right"
+        accuracy = "" if right is None else f", {percent(right)} of its test images right"
         return f"Model({str(self.folder)!r}{accuracy})"
 
     @classmethod
@@ -99,16 +99,4 @@ class Model:
         Raises:
             RunError: the folder is not empty, or cannot be written.
         """
-        folder = Path(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
-                raise RunError(f"{folder}: not empty. Choose another folder for the model.")
-            for name in (*OUTPUTS[1:], OUTPUTS[0]):  # run.json last: what has it is whole
-                source = self.folder / name
-                if source.is_dir():
-                    shutil.copytree(source, folder / name)
-                elif source.exists():
-                    shutil.copyfile(source, folder / name)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
+        copy_run(self.folder, Path(folder))

@@ -26,9 +26,13 @@ from labelsieve.features.rows import Rows
 from labelsieve.features.saved import load_network
 from labelsieve.features.weights import digest
 from labelsieve.files import atomic
+from labelsieve.run import read_run
 
 _PURPOSE = "--to onnx"
 _SUFFIX = ".onnx"
+_ADVICE = {
+    job: "Train one on it first: labelsieve train RUN --out MODEL" for job in ("audit", "demo")
+}
 _OPSET = 18  # of 2022: old enough for what runs such files
 
 
@@ -75,6 +79,7 @@ def export_onnx(folder: Path, out: Path) -> OnnxExported:
         raise ConfigError(f"--out {out}: the name of an ONNX file ends in {_SUFFIX}.")
     if os.path.lexists(out):
         raise RunError(f"{out}: exists already. Choose another place, or remove it first.")
+    _check_job(folder)
     onnx = import_extra("onnx", "onnx", _PURPOSE)
     import_extra("onnxscript", "onnx", _PURPOSE)  # what torch's exporter is written with
     module, about = load_network(folder)
@@ -89,6 +94,22 @@ def export_onnx(folder: Path, out: Path) -> OnnxExported:
     with atomic(out) as partial:
         partial.write_bytes(raw)
     return OnnxExported(str(out), portable.input, portable.shape, class_names, len(raw))
+
+
+def _check_job(folder: Path) -> None:
+    """Refuse a run that trained no classifier, where the folder says of which kind it is.
+
+    Raises:
+        ConfigError: it was another command's.
+    """
+    if not (folder / "run.json").is_file():
+        return
+    job = read_run(folder)["job"]
+    if job != "train":
+        raise ConfigError(
+            f"{folder}: made by `labelsieve {job}`, which trains no classifier; expected a run of "
+            f"`labelsieve train`. {_ADVICE.get(job, '')}".rstrip()
+        )
 
 
 def _converted(portable: Portable) -> Any:

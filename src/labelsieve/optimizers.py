@@ -1,4 +1,4 @@
-"""How weights follow their gradients: SGD, Adam, AdamW, Muon, and an average of the weights."""
+"""How weights follow gradients: SGD, Adam, AdamW, RMSprop, Muon, and an average of the weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from labelsieve.errors import ConfigError
 from labelsieve.runtime import Precision, bare, fastest_precision
 
-Name = Literal["sgd", "adam", "adamw", "muon"]
+Name = Literal["sgd", "adam", "adamw", "rmsprop", "muon"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,11 @@ class Optimizer:
     name: Name = "sgd"
     momentum: float = 0.9  # in [0, 1); Adam's first beta
     second_momentum: float = 0.999  # in [0, 1); of squared gradients, Adam's second beta
+    # Added to the root of the mean of squared gradients; adam, adamw and rmsprop. With rmsprop 1.0
+    # is common: where gradients are smaller, updates are nearly those of sgd.
+    epsilon: float = 1e-8
     nesterov: bool = False  # look ahead along the momentum; sgd and muon
-    weight_decay: float = 1e-4  # in adam and sgd as part of the gradient, else apart from it
+    weight_decay: float = 1e-4  # in adam, rmsprop and sgd part of the gradient, else apart from it
     # Also biases and the weights of norms, as the reference codes do. They set scales that decay
     # has no reason to shrink.
     decay_all: bool = False
@@ -46,6 +49,8 @@ class Optimizer:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 <= {name} < 1.")
         if self.weight_decay < 0:
             raise ConfigError(f"weight_decay is {self.weight_decay}; expected 0 or more.")
+        if not self.epsilon > 0:
+            raise ConfigError(f"epsilon is {self.epsilon}; expected a number above 0.")
         if self.n_iterations < 1 or not self.rest_factor > 0:
             raise ConfigError(
                 f"n_iterations is {self.n_iterations} and rest_factor {self.rest_factor}; expected "
@@ -91,15 +96,18 @@ def make_optimizers(
         momentum, nesterov = settings.momentum, settings.nesterov
         return [torch.optim.SGD(groups, 0.0, momentum, nesterov=nesterov, fused=fused)]
     if settings.name == "adam":
-        return [torch.optim.Adam(groups, 0.0, betas, fused=fused)]
+        return [torch.optim.Adam(groups, 0.0, betas, settings.epsilon, fused=fused)]
     if settings.name == "adamw":
-        return [torch.optim.AdamW(groups, 0.0, betas, fused=fused)]
+        return [torch.optim.AdamW(groups, 0.0, betas, settings.epsilon, fused=fused)]
+    if settings.name == "rmsprop":
+        share, momentum = settings.second_momentum, settings.momentum
+        return [torch.optim.RMSprop(groups, 0.0, share, settings.epsilon, momentum=momentum)]
     found: list[torch.optim.Optimizer] = []
     if weights:
         found.append(Muon(weights, settings))
     if scales:
         rest = [{"params": scales, "weight_decay": free, "lr_factor": settings.rest_factor}]
-        found.append(torch.optim.AdamW(rest, 0.0, betas, fused=fused))
+        found.append(torch.optim.AdamW(rest, 0.0, betas, settings.epsilon, fused=fused))
     return found
 
 

@@ -18,14 +18,13 @@ from labelsieve.config import to_dict
 from labelsieve.data.decode import Pixels, confirmed_hashes, decode_images
 from labelsieve.data.read import read
 from labelsieve.errors import ConfigError, DataError, did_you_mean, import_extra
+from labelsieve.features import recipes
 from labelsieve.features.dictionary import Dictionary
 from labelsieve.features.pretrain import Pretrain
-from labelsieve.features.recipes import PRETRAINING
 from labelsieve.inputs import Inputs, Progress, recorded, silent, stamps
 from labelsieve.makers import keep_maker
-from labelsieve.methods.sncf.detect import detect
+from labelsieve.methods.auditing import RECIPES, AnyDetection, detect
 from labelsieve.methods.sncf.paper import PaperDetection
-from labelsieve.methods.sncf.recipes import RECIPES
 from labelsieve.methods.sncf.robust import RobustDetection
 from labelsieve.neighbors.approximate import EXACT_LIMIT
 from labelsieve.neighbors.duplicates import Duplicates, exact_duplicates, near_duplicates
@@ -43,7 +42,7 @@ from labelsieve.stages import neighbors_of, rows_of
 class Audit:
     """Settings of an audit."""
 
-    detection: RobustDetection | PaperDetection = field(default_factory=RobustDetection)
+    detection: AnyDetection = field(default_factory=RobustDetection)
     dictionary: Dictionary = field(default_factory=Dictionary)  # of the features, unless given
     pretrain: Pretrain | None = None  # of the features, where --pretrain names a recipe
     duplicates: Duplicates = field(default_factory=Duplicates)
@@ -82,12 +81,7 @@ def recipe(name: str, pretraining: str | None = None) -> Audit:
     """
     if name not in RECIPES:
         raise ConfigError(f"there is no recipe {name!r}. {did_you_mean(name, RECIPES)}")
-    if pretraining is None:
-        return Audit(detection=RECIPES[name]())
-    if pretraining not in PRETRAINING:
-        near = did_you_mean(pretraining, PRETRAINING)
-        raise ConfigError(f"--pretrain: there is no recipe {pretraining!r}. {near}")
-    return Audit(detection=RECIPES[name](), pretrain=PRETRAINING[pretraining]())
+    return Audit(detection=RECIPES[name](), pretrain=recipes.pretraining(pretraining))
 
 
 def audit(
@@ -205,20 +199,24 @@ def audit_into(
     return Audited(images, findings, scores)
 
 
-def check_labels(images: ImageSet) -> None:
+def check_labels(images: ImageSet, job: str = "an audit") -> None:
     """Refuse sets that an audit can say nothing of.
+
+    Args:
+        images: the set.
+        job: what is asked for, in words.
 
     Raises:
         DataError: no labels, several labels an image, or a single class.
     """
     if images.tags is not None:
         raise DataError(
-            f"{images.source}: images have several labels each; an audit needs one an image. "
+            f"{images.source}: images have several labels each; {job} needs one an image. "
             "Name the column that holds it with --label."
         )
     if images.labels is None or (images.labels < 0).all():
         raise DataError(
-            f"{images.source}: {len(images)} images without labels; an audit needs one an image. "
+            f"{images.source}: {len(images)} images without labels; {job} needs one an image. "
             "Put the images of each class in a folder of its own, or give a table with a column "
             "`label` (or another with --label)."
         )
@@ -226,7 +224,8 @@ def check_labels(images: ImageSet) -> None:
     if len(present) == 1:
         raise DataError(
             f"{images.source}: one class only ({images.class_names[present[0]]!r}, "
-            f"{(images.labels >= 0).sum()} images). An audit compares classes and needs two."
+            f"{(images.labels >= 0).sum()} images). {job.capitalize()} compares classes and needs "
+            "two."
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from labelsieve.inputs import Progress, check_device, silent
 from labelsieve.makers import GLANCE, check_width, readable_pixels, rows_of_new
 from labelsieve.methods.scan.heads import row_probabilities
 from labelsieve.records import Features, ImageSet
+from labelsieve.retrieval.kept import embedded
 from labelsieve.run import Run, read_run
 from labelsieve.stages import SMALL, image_source
 from labelsieve.trained import in_training_format
@@ -44,13 +45,14 @@ def run_predict(
     device: str = "cpu",
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Clusters | Predictions:
-    """Write a table of new images and the clusters or classes they fall into.
+) -> Clusters | Predictions | Features:
+    """Write a table of new images and the clusters or classes they fall into, or their embeddings.
 
     Args:
-        folder: of a finished `labelsieve cluster` or `labelsieve train`.
+        folder: of a finished `labelsieve cluster`, `labelsieve train` or `labelsieve retrieve`.
         source: the new images.
-        out: .csv or .parquet, with the columns of clusters.csv or predictions.csv.
+        out: .csv or .parquet, with the columns of clusters.csv or predictions.csv; .npy of
+            embeddings.
         names: a table of `cluster` and `name`; two clusters of one name become one, those that it
             does not name keep their numbers.
         features: file of the new images' features, where the run's own came from a file.
@@ -63,18 +65,29 @@ def run_predict(
         RunError: there is no such run, or `out` exists.
         DataError: no image can be read, or the table of names is not what was expected.
     """
-    if out.suffix.lower() not in SUFFIXES:
+    job = read_run(folder)["job"]
+    if job == "retrieve" and out.suffix.lower() != ".npy":
+        raise ConfigError(
+            f"--out {out}: embeddings are written as .npy, their ids beside them as .json."
+        )
+    if job != "retrieve" and out.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--out {out}: predictions are written as .csv or .parquet.")
     if out.exists() and not overwrite:
         raise RunError(f"{out}: exists already. Add --overwrite to replace it, or choose another.")
     if not out.parent.is_dir():
         raise RunError(f"{out}: there is no folder {out.parent}. Make it, or choose another place.")
-    if read_run(folder)["job"] == "train":
+    if job == "train":
         if names is not None:
             raise ConfigError(f"--names {names}: the classes of {folder} have names. Leave it out.")
         said = predict_classes(folder, source, features=features, device=device, progress=progress)
         said.write(out)
         return said
+    if job == "retrieve":
+        if names is not None:
+            raise ConfigError(f"--names {names}: embeddings have no names. Leave it out.")
+        rows = embed_images(folder, source, features=features, device=device, progress=progress)
+        rows.save(out)
+        return rows
     given = None
     if names is not None:
         given = read_names(names, len(_made(folder).names))
@@ -91,18 +104,18 @@ def predict(
     features: str | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
-) -> Clusters | Predictions:
-    """Put images into the clusters that a run made, or say which of its classes they show.
+) -> Clusters | Predictions | Features:
+    """Put images into the clusters that a run made, say which of its classes they show, or embed.
 
     Args:
-        folder: of a finished `labelsieve cluster` or `labelsieve train`.
+        folder: of a finished `labelsieve cluster`, `labelsieve train` or `labelsieve retrieve`.
         images: from `read`, or what `read` takes.
         features: file of the images' features, where the run's own came from a file.
         device: "cpu", "cuda", ...
         progress: called with (stage, done, total).
 
     Returns:
-        clusters with the run's numbers, to which `named` gives names; or predictions.
+        clusters with the run's numbers, to which `named` gives names; predictions; or embeddings.
 
     Raises:
         RunError: there is no such run.
@@ -113,7 +126,10 @@ def predict(
         >>> import labelsieve as ls
         >>> clusters = ls.predict("run/", "new-photos/")  # doctest: +SKIP
     """
-    by = predict_classes if read_run(Path(folder))["job"] == "train" else predict_clusters
+    ways: dict[str, Callable[..., Clusters | Predictions | Features]] = {
+        "train": predict_classes, "retrieve": embed_images
+    }  # fmt: skip
+    by = ways.get(read_run(Path(folder))["job"], predict_clusters)
     return by(folder, images, features=features, device=device, progress=progress)
 
 
@@ -129,7 +145,7 @@ def predict_classes(
     check_device(device)
     if not isinstance(images, ImageSet):
         images = read(images)
-    with _scratch() as run:
+    with scratch() as run:
         said = classify(
             Path(folder), images, features=features, device=device, run=run,
             progress=progress or silent,
@@ -152,7 +168,7 @@ def predict_clusters(
     module, about = load_network(folder)
     if not isinstance(images, ImageSet):
         images = read(images)
-    with _scratch() as run:
+    with scratch() as run:
         if about["kind"] == "network":
             rows, said = _by_network(module, about, images, features, device, run, progress)
         else:
@@ -165,9 +181,28 @@ def predict_clusters(
     return clusters_of_set(images, rows, found, Part.NEW)
 
 
+def embed_images(
+    folder: str | Path,
+    images: ImageSet | str | Path,
+    *,
+    features: str | Features | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Features:
+    """One row for each image that can be read, by a run of `labelsieve retrieve`."""
+    check_device(device)
+    if not isinstance(images, ImageSet):
+        images = read(images)
+    with scratch() as run:
+        return embedded(
+            Path(folder), images, features=features, device=device, run=run,
+            progress=progress or silent,
+        )  # fmt: skip
+
+
 @contextmanager
-def _scratch() -> Iterator[Run]:
-    """A folder for what is on the way."""
+def scratch() -> Iterator[Run]:
+    """A folder like a run's, for what is on the way."""
     with (
         tempfile.TemporaryDirectory(prefix="labelsieve-") as folder,
         Run.open(Path(folder), "predict", {}) as run,
@@ -181,7 +216,7 @@ def _made(folder: Path) -> Clusters:
     if job != "cluster":
         raise RunError(
             f"{folder}: made by `labelsieve {job}`, which leaves no model that predicts; expected "
-            "a run of `labelsieve cluster` or `labelsieve train`."
+            "a run of `labelsieve cluster`, `labelsieve train` or `labelsieve retrieve`."
         )
     return Clusters.load(folder / "clusters.parquet")
 

@@ -414,10 +414,18 @@ def _noise_rate(about: dict[str, Any]) -> NoiseRate:
     return NoiseRate(**{**about, **intervals})
 
 
-def read_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
-    """A Parquet file of ours, and what its metadata say."""
+def read_table(path: Path, dictionary: Sequence[str] = ()) -> tuple[pa.Table, dict[str, Any]]:
+    """A Parquet file of ours, and what its metadata say.
+
+    Args:
+        path: of the file.
+        dictionary: columns of texts that repeat, read as dictionaries: a tenth of the memory.
+
+    Raises:
+        DataError: it cannot be read, or is not ours.
+    """
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, read_dictionary=list(dictionary) or None)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}.") from error
     metadata = table.schema.metadata or {}

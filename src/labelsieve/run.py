@@ -27,9 +27,10 @@ T = TypeVar("T")
 
 # What a run writes: --overwrite removes these and nothing else.
 OUTPUTS = (
-    "run.json", "log.jsonl", "findings.parquet", "findings.csv", "audit.parquet",
+    "run.json", "log.jsonl", "findings.parquet", "findings.csv", "audit.parquet", "decided.jsonl",
     "predictions.parquet", "predictions.csv", "clusters.parquet",
-    "clusters.csv", "prototypes.csv", "features.npy", "features.json", "report.html",
+    "clusters.csv", "prototypes.csv", "retrieved.parquet", "retrieved.csv", "embeddings.npy",
+    "embeddings.json", "test-embeddings.npy", "test-embeddings.json", "features.npy", "features.json", "report.html",
     "model.safetensors", "model.json", "joint.safetensors", "dictionary.safetensors", "pretext",
     "tensorboard", "checkpoint",
 )  # fmt: skip
@@ -227,6 +228,26 @@ def read_run(path: Path) -> dict[str, Any]:
             "same words and --resume."
         )
     return about
+
+
+def copy_run(source: Path, folder: Path) -> None:
+    """Copy what a finished run wrote into a new folder.
+
+    Raises:
+        RunError: the folder is not empty, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise RunError(f"{folder}: not empty. Choose another folder for the model.")
+        for name in (*OUTPUTS[1:], OUTPUTS[0]):  # run.json last: what has it is whole
+            written = source / name
+            if written.is_dir():
+                shutil.copytree(written, folder / name)
+            elif written.exists():
+                shutil.copyfile(written, folder / name)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
 
 
 def peak_memory_mb() -> float | None:

@@ -25,7 +25,7 @@ from labelsieve.features.timm_nets import TimmNet
 from labelsieve.features.weights import digest
 from labelsieve.inputs import Progress
 from labelsieve.records import Features, ImageSet
-from labelsieve.run import Run
+from labelsieve.run import Run, read_run
 
 PRETEXT = "pretext"  # in the folder of a clustering or training: what made its rows
 JOINT = "joint.safetensors"  # beside a network's model.json, where its rows are joint ones
@@ -66,8 +66,9 @@ def load_trained(path: str | Path, pretraining: Pretrain | None = None) -> Train
         raise ConfigError(f"--network {path}: there is no such folder or file.")
     if pretraining is None:
         raise ConfigError(
-            f"--network {path}: a file of weights does not say of which network. Add --pretrain or "
-            "a --recipe that names one, or give a folder with model.json."
+            f"--network {path}: a file of weights does not say of which network. Give the folder "
+            "with model.json that a training wrote, or a --recipe that names the network, as some "
+            "of `labelsieve cluster` do."
         )
     module = network(pretraining.network, weights=path)
     module = in_training_format(module)
@@ -138,6 +139,11 @@ def in_training_format(module: nn.Module) -> nn.Module:
 
 
 def _from_folder(path: Path) -> Trained:
+    if (path / "run.json").is_file() and not (path / "model.json").is_file():
+        raise ConfigError(
+            f"--network {path}: made by `labelsieve {read_run(path)['job']}`, and no network was "
+            f"trained in that run. {_OTHERS}{_own_features(path)}"
+        )
     module, about = load_network(path)
     of_rows = isinstance(module, ClusterHeads) or "features" in about
     if of_rows and (path / PRETEXT).is_dir():
@@ -145,8 +151,7 @@ def _from_folder(path: Path) -> Trained:
     if of_rows or not isinstance(module, nn.ModuleDict) or "backbone" not in module:
         raise ConfigError(
             f"--network {path}: the model there has no backbone: no network was trained in that "
-            "run. Give a folder that `labelsieve features --pretrain` wrote, or `labelsieve "
-            "cluster` or `train` with a network."
+            f"run. {_OTHERS}"
         )
     try:
         rows: Rows = about.get("rows", "network")
@@ -167,6 +172,18 @@ def _from_folder(path: Path) -> Trained:
             f"--network {path}: model.json does not say how images are shown to the network "
             f"({error!r}). Give a folder that this version of labelsieve wrote."
         ) from error
+
+
+_OTHERS = (
+    "Give a folder that `labelsieve features --pretrain` wrote, or `labelsieve cluster` or `train` "
+    "with a network."
+)
+
+
+def _own_features(run: Path) -> str:
+    """What else can be done with a run that has features and no network."""
+    features = run / "features.npy"
+    return f" For its features, say --features {features}." if features.is_file() else ""
 
 
 def _view_size(about: Mapping[str, Any]) -> int:

@@ -31,7 +31,7 @@ from labelsieve.records import Features, Findings, ImageSet
 from labelsieve.report.classifier_page import write_classifier_page
 from labelsieve.report.classifier_scores import ClassifierScores, score_classifier
 from labelsieve.report.metrics import score
-from labelsieve.report.table import summary
+from labelsieve.report.table import summary, verdict_changes
 from labelsieve.representation import FeatureMaker, feature_maker
 from labelsieve.run import Beside, Run, read_run
 from labelsieve.runtime import Runtime
@@ -43,6 +43,7 @@ from labelsieve.training_evidence import (
     decisions_of,
     evidence_stamps,
     findings_of,
+    keep_decisions,
     with_decisions,
 )
 from labelsieve.training_job import (
@@ -138,8 +139,9 @@ def train(  # noqa: PLR0913 -- all that a training may be given
     try:
         with Run.open(folder, "train", about) as run:
             job = Job(
-                images, held_out, inputs, settings, run, progress or silent, findings, test_features
-            )
+                images, held_out, inputs, settings, run, progress or silent, findings=findings,
+                test_features=test_features,
+            )  # fmt: skip
             _finish(job, teach(job, make, given))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -175,13 +177,14 @@ def run_train(
     check_test_file(inputs)
     images, held_out = sets_of(inputs)
     check_labels(images)
-    decisions_of(inputs, images)
+    decisions = decisions_of(inputs, images)
     if inputs.audited is not None:
         findings_of(Path(inputs.audited), images)
     given = given_network(inputs, settings)
     runtime = Runtime.start(inputs.device, settings.classify.training.precision)
     if not runtime.is_main:
-        _help(Job(images, held_out, inputs, settings, Beside(out), silent), runtime, given)
+        job = Job(images, held_out, inputs, settings, Beside(out), silent, decisions)
+        _help(job, runtime, given)
         return None
     make = feature_maker(inputs, settings.audit.dictionary, settings.audit.pretrain, folder=PRETEXT)
     about = {
@@ -201,7 +204,8 @@ def run_train(
         if run.done:
             runtime.any(True)  # the others need not help
             return read_taught(run.path, run.about)
-        job = Job(images, held_out, inputs, settings, run, progress or silent)
+        keep_decisions(inputs, decisions, images, run.path)
+        job = Job(images, held_out, inputs, settings, run, progress or silent, decisions)
         found = teach(job, make, given)
         _finish(job, found)
         return found
@@ -228,7 +232,7 @@ def teach(job: Job, make: FeatureMaker, given: Trained | None) -> Taught:
         given: the network that the user named, if any.
     """
     found = audited(job, make, given)
-    known = with_decisions(found.findings, decisions_of(job.inputs, job.images))
+    known = with_decisions(found.findings, job.decisions)
     if job.settings.rows == "features":
         material = material_of_rows(job, found, known.beliefs)
     else:
@@ -248,7 +252,7 @@ def teach(job: Job, make: FeatureMaker, given: Trained | None) -> Taught:
                     settings.refine,
                 )  # fmt: skip
     doubts = () if doubt is None else (doubt,)
-    refined = replace(refined, warnings=(*doubts, *refined.warnings, *trained.warnings))
+    refined = replace(refined, warnings=(*doubts, *refined.warnings))
     said = tested(job)
     if said is None:
         return Taught(refined, found.findings, None, None)
@@ -300,7 +304,7 @@ def _help(job: Job, runtime: Runtime, given: Trained | None) -> None:
     if runtime.any(False):  # the main process found all done
         return
     before = Audited(Findings.load(job.run.path / "audit.parquet"), None, {})
-    known = with_decisions(before.findings, decisions_of(job.inputs, job.images))
+    known = with_decisions(before.findings, job.decisions)
     material = material_of_images(job, before, known.beliefs, start_of(job, given))
     trained_on(job, material, test_of(job, material))
 
@@ -319,6 +323,7 @@ def _finish(job: Job, found: Taught) -> None:
         model=job.inputs.model,
         network=None if settings.rows == "features" else settings.network,
         summary=summary(found.findings),
+        changes=verdict_changes(found.findings, found.before),
         scores=None if found.scores is None else found.scores.to_dict(),
         label_scores=_label_scores(found, job.images),
     )

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
+from labelsieve.config import to_dict
 from labelsieve.errors import ConfigError, DataError, RunError
 from labelsieve.inputs import Inputs
-from labelsieve.run import read_run
+from labelsieve.pipeline import Audit, recipe
+from labelsieve.run import flat, read_run
 from labelsieve.runtime import n_launched
 from labelsieve.training_evidence import origin_of
-from labelsieve.training_settings import Train
+
+
+class Trains(Protocol):
+    """Settings of what is trained on features or on images."""
+
+    @property
+    def rows(self) -> Literal["features", "images"]: ...
+
 
 _SOURCES = ("audit", "demo", "train")  # whose findings can be trained on
 _DECIDED = ("label", "truth", "features", "backbone", "pretrain")  # by an audit
@@ -47,7 +56,28 @@ def training_inputs(source: str, chosen: Mapping[str, Any]) -> Inputs:
     return Inputs(**{**chosen, **of_audit}, audited=source)
 
 
-def check_places(inputs: Inputs, settings: Train, out: Path) -> None:
+def check_audit_settings(inputs: Inputs, audit: Audit) -> None:
+    """Refuse settings of an audit where one is done: they would change nothing.
+
+    Args:
+        inputs: of the training.
+        audit: its settings.
+
+    Raises:
+        ConfigError: they are others than those of the recipe.
+    """
+    if inputs.audited is None:
+        return
+    plain, given = (flat(to_dict(each)) for each in (recipe("robust", inputs.pretrain), audit))
+    changed = [name for name in given if given[name] != plain.get(name)]
+    if changed:
+        raise ConfigError(
+            f"audit.{changed[0]}: the audit in {inputs.audited} is done, and no setting of it is "
+            "used any more. Leave it out, or give the images in place of the run."
+        )
+
+
+def check_places(inputs: Inputs, settings: Trains, out: Path) -> None:
     """Refuse what cannot be written where it should be, or by so many processes.
 
     Raises:
@@ -55,9 +85,9 @@ def check_places(inputs: Inputs, settings: Train, out: Path) -> None:
     """
     if n_launched() > 1 and settings.rows == "features":
         raise ConfigError(
-            f"{n_launched()} processes were begun, and a classifier on features is trained in one."
-            " Run the same words without torchrun or accelerate launch, or train a network: --model"
-            " NAME."
+            f"{n_launched()} processes were begun, and what is trained on features is trained in "
+            "one. Run the same words without torchrun or accelerate launch, or train a network: "
+            "--model NAME."
         )
     for given in (inputs.source, inputs.test):
         source = None if given is None else Path(given).resolve()
@@ -69,7 +99,7 @@ def check_places(inputs: Inputs, settings: Train, out: Path) -> None:
         raise ConfigError(f"--out {out}: is the audit that is trained on. Choose another place.")
 
 
-def check_test_features(inputs: Inputs, settings: Train) -> None:
+def check_test_features(inputs: Inputs, settings: Trains) -> None:
     """See that features of the test images are given where they are needed, and nowhere else.
 
     Raises:
@@ -86,7 +116,7 @@ def check_test_features(inputs: Inputs, settings: Train) -> None:
     if given is None:
         if inputs.test is not None and on_features and of_audit.features is not None:
             raise ConfigError(
-                f"--test {inputs.test}: the classifier is trained on features of your own; expected"
+                f"--test {inputs.test}: it is trained on features of your own; expected"
                 " those of the test images, made in the same way. Add --test-features FILE."
             )
         return

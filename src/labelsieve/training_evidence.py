@@ -9,14 +9,21 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from labelsieve.data.decisions import NAME, Decisions, later, no_decisions, read_decisions
+from labelsieve.data.decisions import (
+    COPY,
+    DECIDED,
+    NAME,
+    Decisions,
+    later,
+    no_decisions,
+    read_decisions,
+    write_decisions,
+)
 from labelsieve.errors import RunError
 from labelsieve.inputs import Inputs, stamps_of
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.records import Findings, ImageSet, Verdict
 from labelsieve.run import read_run
-
-DECIDED = "Decided by a person."
 
 
 class Known(NamedTuple):
@@ -70,13 +77,29 @@ def origin_of(audit: Path) -> Path:
 def decisions_of(inputs: Inputs, images: ImageSet) -> Decisions:
     """What people decided: in the file that is named, else in the folder of the audit.
 
-    Where that is a training, what was decided before it still holds.
+    Where that is a training, what was decided before it still holds. A training that is repeated
+    has what was decided when it was first begun, and nothing else.
     """
     found = no_decisions()
     for path in _decision_files(inputs):
         read = read_decisions(path, images.ids, np.asarray(images.labels), images.class_names)
         found = later(found, read)
     return found
+
+
+def keep_decisions(inputs: Inputs, decisions: Decisions, images: ImageSet, run: Path) -> None:
+    """Keep what people decided in the folder of a training, so that it can be repeated by that.
+
+    There may be decisions of an audit's run, or in a file that is named; else nothing is written.
+    """
+    if _may_be_decided(inputs):
+        write_decisions(decisions, run / COPY, images.ids, images.class_names)
+
+
+def repeated(inputs: Inputs, run: Path) -> Inputs:
+    """The inputs of a finished training, with what had been decided when it began."""
+    copy = run / COPY
+    return replace(inputs, decided=str(copy)) if copy.is_file() else inputs
 
 
 def evidence_stamps(inputs: Inputs) -> dict[str, str]:
@@ -87,14 +110,24 @@ def evidence_stamps(inputs: Inputs) -> dict[str, str]:
 
 def _decision_files(inputs: Inputs) -> list[Path]:
     """The earliest first."""
+    if inputs.decided is not None:
+        return [Path(inputs.decided)]
     earlier: list[Path] = []
     beside = None
     if inputs.audited is not None:
-        earlier = _decision_files(_inputs_of(Path(inputs.audited)))
-        beside = Path(inputs.audited) / NAME
+        audit = Path(inputs.audited)
+        before = _inputs_of(audit)
+        # of one that was repeated its own copy: the first may be gone
+        earlier = [audit / COPY] if before.decided is not None else _decision_files(before)
+        beside = audit / NAME
     if inputs.decisions is not None:
         return [*earlier, Path(inputs.decisions)]
     return [*earlier, beside] if beside is not None and beside.is_file() else earlier
+
+
+def _may_be_decided(inputs: Inputs) -> bool:
+    given = (inputs.audited, inputs.decisions, inputs.decided)
+    return any(each is not None for each in given)
 
 
 def _inputs_of(run: Path) -> Inputs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,12 +23,14 @@ from labelsieve.classifying import (
 )
 from labelsieve.data.batches import Source
 from labelsieve.data.copies import copies_in
+from labelsieve.data.decisions import Decisions, no_decisions
 from labelsieve.data.decode import Pixels, decode_images
 from labelsieve.data.held_out import HeldOut
 from labelsieve.data.sources import of_rows
 from labelsieve.errors import ConfigError
 from labelsieve.features.backbones import check_name, load_timm, network
 from labelsieve.features.rows import Rows
+from labelsieve.features.shown import Views, image_views, row_views
 from labelsieve.features.timm_nets import trainable
 from labelsieve.features.weights import drawn_from
 from labelsieve.inputs import Inputs, Progress
@@ -36,8 +38,8 @@ from labelsieve.logs import EpochLog
 from labelsieve.makers import check_width, keep_maker, keep_maker_of, rows_of_new
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.classify import Test, TrainedClassifier, train_classifier
+from labelsieve.methods.sncf.plain_training import Plain
 from labelsieve.methods.sncf.predictor import Predictor
-from labelsieve.methods.sncf.work import Views, image_views, row_views
 from labelsieve.pipeline import audit_stages
 from labelsieve.records import Features, Findings, ImageSet, Verdict
 from labelsieve.representation import FeatureMaker
@@ -61,6 +63,7 @@ class Job:
     settings: Train
     run: Run
     progress: Progress
+    decisions: Decisions = field(default_factory=no_decisions)
     findings: Findings | None = None  # of an audit, where they are given and not made
     test_features: Features | None = None  # of test images, where they are in memory
 
@@ -213,7 +216,7 @@ def material_of_rows(job: Job, audited: Audited, beliefs: Beliefs) -> Material:
         module = Rows(values.shape[1], job.settings.n_hidden).fit(values)
     return Material(
         of_rows(values), np.arange(len(whole)), module, taken(beliefs, whole),
-        row_views(None, runtime.device, job.inputs.seed, job.settings.noise * float(module.spread)),
+        row_views(job.inputs.seed, job.settings.noise * float(module.spread)),
         about_rows(audited.maker), runtime, whole,
     )  # fmt: skip
 
@@ -252,7 +255,10 @@ def trained_on(job: Job, material: Material, test: Test | None) -> TrainedClassi
         material: what is learned from.
         test: of `test_of`.
     """
-    settings = job.settings.for_images(len(material.rows))
+    objective, rows = job.settings.classify.objective, material.rows
+    if isinstance(objective, Plain):  # of clean images alone there are fewer batches an epoch
+        rows = objective.taught(material.beliefs, rows)
+    settings = job.settings.for_images(len(rows))
     with job.run.stage("train"):
         return train_classifier(
             material.source, material.network, material.beliefs, len(job.images.class_names),

@@ -42,6 +42,9 @@ class Train(Model):
     def for_images(self, n_images: int) -> Train:
         """The same with as many epochs as the least and most updates come to with so many images.
 
+        Args:
+            n_images: that are learned in an epoch.
+
         Example:
             >>> train_recipe("plain", "features").for_images(1000).classify.training.epochs
             400

@@ -13,6 +13,7 @@ from labelsieve.cli.audit import audit, corrupt, demo, evaluate
 from labelsieve.cli.cluster import cluster, export, predict
 from labelsieve.cli.features import features
 from labelsieve.cli.options import Group
+from labelsieve.cli.retrieve import retrieve
 from labelsieve.cli.runs import recipes, report, rerun
 from labelsieve.cli.train import train
 
@@ -29,11 +30,12 @@ def main() -> None:
     Labeled images:  labelsieve audit photos/ --out run/
     A classifier:    labelsieve train run/ --test checked/ --out model/
     Without labels:  labelsieve cluster photos/ --classes 10 --out run/
+    To search with:  labelsieve retrieve photos/ --test checked/ --out model/
     """
 
 
 for command in (
-    audit, train, demo, corrupt, evaluate, features, cluster, predict, export, report, rerun,
-    recipes,
+    audit, train, demo, corrupt, evaluate, features, cluster, retrieve, predict, export, report,
+    rerun, recipes,
 ):  # fmt: skip
     main.add_command(command)

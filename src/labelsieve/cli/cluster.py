@@ -90,7 +90,7 @@ def cluster(
 @click.command(cls=Command)
 @click.argument("run", type=FILE)
 @click.argument("images")
-@click.option("--out", required=True, type=FILE, help="The .csv or .parquet file to write.")
+@click.option("--out", required=True, type=FILE, help="The .csv, .parquet or .npy file to write.")
 @click.option("--names", type=FILE, metavar="FILE", help="CSV: the name of each cluster.")
 @click.option("--features", metavar="FILE", help="Of these images, where the run's were your own.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps.")
@@ -99,17 +99,25 @@ def cluster(
 def predict(run: Path, images: str, out: Path, as_json: bool, **chosen: Any) -> None:
     """Put new images into the clusters of a finished run, or say which of its classes they show.
 
+    Of a retrieval training: their embeddings, as .npy with the ids beside it.
+
     \b
     Example:
         labelsieve predict run/ new-photos/ --out new.csv
     """
     from labelsieve.classified import Predictions
     from labelsieve.prediction import run_predict
+    from labelsieve.records import Features
     from labelsieve.report.classifier_terminal import terminal_predictions
     from labelsieve.report.cluster_terminal import terminal_clusters
 
     with progress() as tell:
         found = run_predict(run, images, out, progress=tell, **chosen)
+    if isinstance(found, Features):
+        n, width = found.values.shape
+        show(f"{n:,} images, {width} numbers each", {"n_images": n, "n_columns": width}, as_json)
+        say(f"Embeddings: {out}")
+        return
     facts: dict[str, Any] = {"n_images": len(found), "sizes": found.counts().tolist()}
     if isinstance(found, Predictions):
         show(terminal_predictions(found), {**facts, "names": list(found.class_names)}, as_json)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from labelsieve.cli.console import say
+from labelsieve.cli.early import refuse_slips
 from labelsieve.errors import LabelsieveError, did_you_mean
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Command(click.Command):
         try:
             if context.params.get("resume") and context.params.get("overwrite"):
                 raise click.UsageError("--resume and --overwrite contradict each other; give one.")
+            refuse_slips(str(context.command.name), context.params)
             return super().invoke(context)
         except LabelsieveError as error:
             raise click.ClickException(str(error)) from error

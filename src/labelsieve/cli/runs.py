@@ -15,6 +15,7 @@ from labelsieve.cli.cluster import show_clusters
 from labelsieve.cli.console import progress, say
 from labelsieve.cli.features import show_features
 from labelsieve.cli.options import FILE, Command, json_option, run_options
+from labelsieve.cli.retrieve import show_retrieval
 from labelsieve.cli.train import show_training
 from labelsieve.errors import ConfigError, did_you_mean
 
@@ -48,7 +49,8 @@ def rerun(run: Path, out: Path, resume: bool, overwrite: bool, as_json: bool) ->
     from labelsieve.run import read_run
 
     again = {
-        "features": _features_again, "cluster": _clusters_again, "train": _training_again
+        "features": _features_again, "cluster": _clusters_again, "train": _training_again,
+        "retrieve": _retrieval_again,
     }  # fmt: skip
     repeat = again.get(read_run(run)["job"], _audit_again)
     repeat(run, out, as_json, resume=resume, overwrite=overwrite)
@@ -77,11 +79,22 @@ def _clusters_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
 def _training_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
     from labelsieve.jobs import training_of
     from labelsieve.training import run_train
+    from labelsieve.training_evidence import repeated
 
     inputs, settings = training_of(run)
     with progress() as tell:
-        found = run_train(inputs, settings, out, progress=tell, **how)
+        found = run_train(repeated(inputs, run), settings, out, progress=tell, **how)
     show_training(found, out, as_json)
+
+
+def _retrieval_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
+    from labelsieve.jobs import retrieval_of
+    from labelsieve.retrieval.retrieving import run_retrieve
+
+    inputs, settings = retrieval_of(run)
+    with progress() as tell:
+        found = run_retrieve(inputs, settings, out, progress=tell, **how)
+    show_retrieval(found, out, as_json)
 
 
 def _audit_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
@@ -116,22 +129,29 @@ def recipes(name: str | None) -> None:
     if not found:
         every = {each for known in all_jobs.values() for each in known}
         raise ConfigError(f"there is no recipe {name!r}. {did_you_mean(name, every)}")
+    headings = {title: title.replace("NAME", name) for title in found}
+    if len(found) > 1:
+        click.echo(f"{len(found)} settings have this name: {'; '.join(headings.values())}.\n")
     for title, make in found.items():
-        about = inspect.cleandoc(make.__doc__ or "")
-        click.echo(f"{title}: {name}\n{about}\n\n{json.dumps(to_dict(make()), indent=2)}\n")
+        heading, about = headings[title], inspect.cleandoc(make.__doc__ or "")
+        click.echo(f"{heading}\n{'=' * len(heading)}\n\n{about}\n")
+        click.echo(f"{json.dumps(to_dict(make()), indent=2)}\n")
 
 
 def _recipes() -> dict[str, dict[str, Callable[[], Any]]]:
     """What makes the settings of each recipe, by what it is for and its name."""
     from labelsieve.features.recipes import PRETRAINING
+    from labelsieve.methods import auditing
+    from labelsieve.methods.prism import recipes as retrieval
     from labelsieve.methods.scan import recipes as clustering
-    from labelsieve.methods.sncf import recipes as audits
     from labelsieve.methods.sncf.training_recipes import MODELS, OBJECTIVES
 
     return {
-        "of an audit, --recipe NAME": {**audits.RECIPES},
+        "of an audit, --recipe NAME": {**auditing.RECIPES},
         "of a training, --recipe NAME": {**OBJECTIVES},
         "of a training, --model NAME": {**MODELS},
         "of a clustering, --recipe NAME": {**clustering.RECIPES},
+        "of a retrieval training, --recipe NAME": {**retrieval.OBJECTIVES},
+        "of a retrieval training, --model NAME": {**retrieval.MODELS},
         "of pretraining, --pretrain NAME": {**PRETRAINING},
     }

@@ -64,7 +64,7 @@ def train(
         labelsieve predict model/ new-photos/ --out new.csv
     """
     from labelsieve.training import run_train
-    from labelsieve.training_checks import training_inputs
+    from labelsieve.training_checks import check_audit_settings, training_inputs
     from labelsieve.training_settings import train_recipe
 
     pretraining = chosen["pretrain"]
@@ -72,9 +72,11 @@ def train(
     settings = changed(train_recipe(chosen["recipe"], chosen["model"], pretraining), chosen)
     if "classify.training.epochs" in named and not named & {"least_updates", "most_updates"}:
         settings = replace(settings, least_updates=0, most_updates=0)  # as many as asked for
+    inputs = training_inputs(images, chosen)
+    check_audit_settings(inputs, settings.audit)
     with progress() as tell:
         found = run_train(
-            training_inputs(images, chosen),
+            inputs,
             settings,
             out,
             resume=resume,
@@ -92,7 +94,7 @@ def show_training(found: Taught | None, out: Path, as_json: bool) -> None:
     from labelsieve.run import read_run
 
     about = read_run(out)
-    facts = {name: about.get(name) for name in ("summary", "scores")}
+    facts = {name: about.get(name) for name in ("summary", "changes", "scores")}
     if facts["scores"] is not None:  # its epochs are in log.jsonl
         facts["scores"] = {k: v for k, v in facts["scores"].items() if k != "epochs"}
     show(terminal_training(found.findings, found.scores, before=found.before), facts, as_json)

@@ -6,7 +6,9 @@ import csv
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,7 @@ from labelsieve.files import atomic, cannot_write
 from labelsieve.records import ImageSet
 
 Progress = Callable[[int, int], None]  # images done, images in all
+Rows = NDArray[np.floating[Any]]
 
 _GROUP_BYTES = 32 << 20  # of image bytes in a row group; bounds the memory of writer and reader
 _GROUP_ROWS = 10_000
@@ -30,11 +33,14 @@ def corrupt(  # noqa: PLR0913 (one argument for each kind of noise)
     out: Path,
     *,
     symmetric: float = 0.0,
+    independent: float = 0.0,
     asymmetric: float = 0.0,
     pairs: Mapping[str, str] | None = None,
     matrix: NDArray[np.float64] | None = None,
     foreign: float = 0.0,
     foreign_source: ImageSet | None = None,
+    small_cluster: float = 0.0,
+    features: Rows | Callable[[], Rows] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Path:
@@ -49,50 +55,105 @@ def corrupt(  # noqa: PLR0913 (one argument for each kind of noise)
         images: the set; single labels. It is only read.
         out: a folder that does not exist, or is empty.
         symmetric: share of all labeled images that get one of the other classes.
+        independent: probability that an image gets one of the other classes, each by itself.
         asymmetric: share of the images of each class in `pairs` that get its partner.
         pairs: class name -> class name.
         matrix: (C, C) in place of the rates above; see `noise.transition`.
         foreign: share of all labeled images that are replaced by images of `foreign_source`.
         foreign_source: another set, labeled or not.
+        small_cluster: share of all labeled images whose whole classes are scattered over the other
+            classes, whose names are all that remain; see `noise.small_cluster`. No other noise
+            goes with it.
+        features: (N, D) for `small_cluster`: which images of a class are alike; or what makes
+            them, once it is known that nothing else is wrong.
         seed: equal seeds give equal sets.
         progress: told images written and images in all.
 
     Raises:
         ConfigError: the noise asked for cannot be made of these images.
-        DataError: the set has no labels.
+        DataError: the set has no labels, or features are not of its images.
         RunError: the folder is not empty, or cannot be written.
     """
     if images.labels is None:
         raise DataError(
             f"{images.source}: no labels to corrupt. Name a set with one label an image."
         )
+    _check_free(out)
     rng = np.random.default_rng(seed)
-    shown, strange = _foreign_images(images, foreign, foreign_source, rng)
-    stay = shown < 0
-    labels = images.labels
-    if matrix is not None:
-        if symmetric or asymmetric:
+    if small_cluster:
+        if matrix is not None or any((symmetric, independent, asymmetric, foreign)):
             raise ConfigError(
-                "a transition matrix takes the place of symmetric and asymmetric rates."
+                "small cluster noise changes which classes there are; no other noise goes with "
+                "it. Corrupt the copy again for both."
             )
-        if len(matrix) != len(images.class_names):
-            raise ConfigError(
-                f"the transition matrix has {len(matrix)} rows; expected one for each of the "
-                f"{len(images.class_names)} classes."
-            )
-        noisy = np.where(stay, noise.transition(labels, matrix, rng), labels)
+        shown, strange = np.full(len(images), -1, np.int64), dict[int, str]()
+        noisy = _scattered(images.labels, features, small_cluster, rng)
     else:
+        shown, strange = _foreign_images(images, foreign, foreign_source, rng)
         codes = _codes(pairs or {}, images.class_names, asymmetric)
-        noisy = noise.asymmetric(labels, codes, asymmetric, rng, stay)
-        rest = stay & (noisy == labels)
-        flipped = noise.symmetric(labels, len(images.class_names), symmetric, rng, rest)
-        noisy = np.where(flipped != labels, flipped, noisy)
+        rates = _Rates(symmetric, independent, asymmetric, codes, matrix)
+        noisy = _flipped(images, rates, shown < 0, rng)
     truth = [
         strange[row] if (row := int(shown[i])) >= 0 else _true_class(images, i)
         for i in range(len(images))
     ]
     names = [images.class_names[c] if c >= 0 else None for c in noisy.tolist()]
     return _write_set(out, images, foreign_source, shown, (names, truth), progress)
+
+
+class _Rates(NamedTuple):
+    symmetric: float
+    independent: float
+    asymmetric: float
+    codes: Mapping[int, int]  # of asymmetric noise
+    matrix: NDArray[np.float64] | None
+
+
+def _flipped(
+    images: ImageSet, rates: _Rates, stay: NDArray[np.bool_], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """(N,) labels, those of images that `stay` among them changed by one kind of noise each."""
+    labels, n_classes = images.labels, len(images.class_names)
+    if labels is None:
+        raise DataError(f"{images.source}: no labels.")
+    if rates.matrix is not None:
+        if rates.symmetric or rates.independent or rates.asymmetric:
+            raise ConfigError(
+                "a transition matrix takes the place of symmetric and asymmetric rates."
+            )
+        if len(rates.matrix) != n_classes:
+            raise ConfigError(
+                f"the transition matrix has {len(rates.matrix)} rows; expected one for each of the "
+                f"{n_classes} classes."
+            )
+        return np.where(stay, noise.transition(labels, rates.matrix, rng), labels)
+    noisy = noise.asymmetric(labels, rates.codes, rates.asymmetric, rng, stay)
+    for kind, rate in (
+        (noise.symmetric, rates.symmetric),
+        (noise.independent, rates.independent),
+    ):
+        if rate:
+            flipped = kind(labels, n_classes, rate, rng, stay & (noisy == labels))
+            noisy = np.where(flipped != labels, flipped, noisy)
+    return noisy
+
+
+def _scattered(
+    labels: NDArray[np.int64],
+    features: Rows | Callable[[], Rows] | None,
+    rate: float,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """(N,) labels after small cluster noise, as the classes that the hosts were before."""
+    if features is None:
+        raise ConfigError(
+            f"small cluster noise of {rate:g} needs features, to say which images of a class are "
+            "alike. Give one row an image."
+        )
+    noise.check_rate(rate, "small cluster")
+    rows = features() if callable(features) else features
+    scattered = noise.small_cluster(labels, rows, rate, rng)
+    return np.append(scattered.hosts, -1)[scattered.labels]  # -1, none, is the last
 
 
 def write_parquet(
@@ -120,9 +181,30 @@ def write_parquet(
         RunError: the file cannot be written.
     """
     columns = {"path": ids, "label": labels} | ({} if truth is None else {"truth": truth})
-    schema = pa.schema([("image", pa.binary()), *((name, pa.string()) for name in columns)])
+    schema = pa.schema([(name, pa.string()) for name in columns])
+    write_table(path, pa.table(columns, schema), data, progress)
+
+
+def write_table(
+    path: Path, said: pa.Table, data: Iterator[bytes | None], progress: Progress | None = None
+) -> None:
+    """Write images, as a column `image` of bytes, before a table of what is said of them.
+
+    Args:
+        path: the file to write; it appears under its name when it is whole.
+        said: (N,) rows.
+        data: N encoded images, in the order of the rows.
+        progress: told images written and images in all.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    schema = said.schema.insert(0, pa.field("image", pa.binary()))
     # encoded images do not get smaller
     compression = {name: "none" if name == "image" else "zstd" for name in schema.names}
+    for name in schema.names:  # of lists, Parquet has the values in a column below
+        if pa.types.is_list(schema.field(name).type):
+            compression[f"{name}.list.element"] = compression.pop(name)
     with (
         atomic(path) as partial,
         pq.ParquetWriter(partial, schema, compression=compression) as file,
@@ -131,12 +213,12 @@ def write_parquet(
         for done, one in enumerate(data, start=1):
             group.append(one)
             size += len(one or b"")
-            if size >= _GROUP_BYTES or len(group) >= _GROUP_ROWS or done == len(ids):
-                said = {name: values[first:done] for name, values in columns.items()}
-                file.write_table(pa.table({"image": group, **said}, schema))
+            if size >= _GROUP_BYTES or len(group) >= _GROUP_ROWS or done == len(said):
+                part = said.slice(first, done - first)
+                file.write_table(part.add_column(0, "image", pa.array(group, pa.binary())))
                 first, size, group = done, 0, []
                 if progress is not None:
-                    progress(done, len(ids))
+                    progress(done, len(said))
 
 
 def _foreign_images(
@@ -191,10 +273,30 @@ def _write_set(
     said: tuple[Sequence[str | None], Sequence[str | None]],
     progress: Progress | None,
 ) -> Path:
-    """Write the folder under another name, and rename it when it is whole."""
+    labels, truth = said
+    with whole_folder(out) as partial:
+        data = image_bytes(images, others, shown)
+        write_parquet(partial / "images.parquet", images.ids, data, labels, truth, progress)
+        with open(partial / "truth.csv", "w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(["image", "label", "truth"])
+            rows.writerows(zip(images.ids, labels, truth, strict=True))
+    return out
+
+
+def _check_free(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out}: is not empty. Name a folder that does not exist yet.")
-    labels, truth = said
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder under another name, which gets its own when it is whole.
+
+    Raises:
+        RunError: there is something of the name already, or it cannot be written.
+    """
+    _check_free(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -202,12 +304,7 @@ def _write_set(
         raise cannot_write(out, error) from error
     try:
         partial.chmod(0o755)
-        data = _bytes(images, others, shown)
-        write_parquet(partial / "images.parquet", images.ids, data, labels, truth, progress)
-        with open(partial / "truth.csv", "w", encoding="utf-8", newline="") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(["image", "label", "truth"])
-            rows.writerows(zip(images.ids, labels, truth, strict=True))
+        yield partial
         if out.exists():
             out.rmdir()  # it is empty
         partial.rename(out)
@@ -215,10 +312,9 @@ def _write_set(
         raise cannot_write(out, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return out
 
 
-def _bytes(
+def image_bytes(
     images: ImageSet, others: ImageSet | None, shown: NDArray[np.int64]
 ) -> Iterator[bytes | None]:
     """The encoded images in order, None where there are no bytes to be had."""

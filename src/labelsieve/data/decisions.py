@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelsieve.errors import DataError, did_you_mean
+from labelsieve.files import atomic
 from labelsieve.records import Verdict
 
-NAME = "decisions.jsonl"  # in a run's folder
+NAME = "decisions.jsonl"  # in a run's folder, where people write it
+COPY = "decided.jsonl"  # in that of a training: all that was decided when it began
+DECIDED = "Decided by a person."  # the reason in findings
 _VERDICTS = {"clean": Verdict.CLEAN, "mislabeled": Verdict.MISLABELED, "foreign": Verdict.FOREIGN}
 
 
@@ -105,6 +108,29 @@ def _decision(
     if verdict == Verdict.CLEAN or (verdict == Verdict.MISLABELED and given < 0):
         return int(Verdict.CLEAN), max(given, right)
     return int(verdict), right
+
+
+def write_decisions(
+    decisions: Decisions, path: Path, ids: Sequence[str], class_names: Sequence[str]
+) -> None:
+    """Write decisions so that `read_decisions` gives the same back, whole or not at all.
+
+    Args:
+        decisions: of some images.
+        path: .jsonl.
+        ids: of all images.
+        class_names: of the labels.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    words = {verdict: name for name, verdict in _VERDICTS.items()}
+    with atomic(path) as partial, partial.open("w", encoding="utf-8") as file:
+        for row, verdict, label in zip(*(each.tolist() for each in decisions), strict=True):
+            line = {"image": ids[row], "verdict": words[Verdict(verdict)]}
+            if label >= 0:
+                line["label"] = class_names[label]
+            file.write(json.dumps(line) + "\n")
 
 
 def later(first: Decisions, second: Decisions) -> Decisions:

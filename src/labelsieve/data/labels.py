@@ -59,7 +59,7 @@ def described(source: str, table: pa.Table, label: str | None, truth: str | None
         column = _dense(table.column(label))
         if label == "labels" and _is_text(column.type):
             column = pc.split_pattern(column, "|")
-        names = _declared_names(table.schema, label)
+        names = declared_names(table.schema, label)
         if _is_list(column.type):
             said = _tags(source, column, names, label)
         else:
@@ -67,9 +67,9 @@ def described(source: str, table: pa.Table, label: str | None, truth: str | None
     if truth is None:
         return said
     column = _dense(table.column(truth))
-    names = _declared_names(table.schema, truth)
+    names = declared_names(table.schema, truth)
     if names is None and label is not None:
-        names = _declared_names(table.schema, label)
+        names = declared_names(table.schema, label)
     values = tuple(_as_text(source, column, names, truth).to_pylist())
     _check_truth(source, values, said.class_names, truth)
     return Said(said.class_names, said.labels, said.tags, values)
@@ -173,7 +173,7 @@ def _check_truth(
         )
 
 
-def _declared_names(schema: pa.Schema, column: str) -> list[str] | None:
+def declared_names(schema: pa.Schema, column: str) -> list[str] | None:
     """Class names that Hugging Face's schema metadata give an integer column."""
     text = (schema.metadata or {}).get(b"huggingface")
     if text is None:

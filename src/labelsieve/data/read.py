@@ -39,10 +39,9 @@ def read(source: str | Path, *, label: str | None = None, truth: str | None = No
     """
     name = os.fspath(source)
     path = Path(name)
-    if not os.path.lexists(path) and has_braces(name):
+    if _are_shards(name):
         return read_tars(_shards(name), name, label, truth)
-    if not path.exists():
-        raise DataError(f"{name}: no such file or folder. {_near(path)}".rstrip())
+    check_there(source)
     if path.is_dir():
         return _read_directory(path, name, label, truth)
     suffix = path.suffix.lower()
@@ -56,6 +55,22 @@ def read(source: str | Path, *, label: str | None = None, truth: str | None = No
     raise DataError(f"{name}: {found}. Expected {_FORMS}.")
 
 
+def check_there(source: str | Path) -> None:
+    """Refuse what is neither a file nor a folder; what is in it is not looked at.
+
+    Raises:
+        DataError: there is nothing of the name.
+    """
+    name = os.fspath(source)
+    if not _are_shards(name) and not Path(name).exists():
+        raise DataError(f"{name}: no such file or folder. {_near(Path(name))}".rstrip())
+
+
+def _are_shards(name: str) -> bool:
+    """Whether a name is that of several tars, such as data-{000..009}.tar."""
+    return not os.path.lexists(name) and has_braces(name)
+
+
 def _read_directory(folder: Path, name: str, label: str | None, truth: str | None) -> ImageSet:
     if (folder / "dataset_dict.json").is_file():
         splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
@@ -65,7 +80,7 @@ def _read_directory(folder: Path, name: str, label: str | None, truth: str | Non
             f"Name one of them: {each}."
         )
     if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
-        return read_arrow(_arrow_files(folder), name, label, truth)
+        return read_arrow(arrow_files(folder), name, label, truth)
     images = read_folder(folder, name)
     if images is not None:
         for flag, column in (("--label", label), ("--truth", truth)):
@@ -86,7 +101,7 @@ def _read_directory(folder: Path, name: str, label: str | None, truth: str | Non
     raise DataError(f"{name}: no images: {what_is_there(folder)}. Expected {_FORMS}.")
 
 
-def _arrow_files(folder: Path) -> list[Path]:
+def arrow_files(folder: Path) -> list[Path]:
     """The files of a data set that `datasets` saved; read without that library."""
     state = folder / "state.json"
     try:

@@ -16,12 +16,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from labelsieve.data.dealing import dealt, groups, n_rounds, turns
 from labelsieve.errors import ConfigError, DataError, did_you_mean
 
 __all__ = [
     "Sampler",
     "anchor_neighbor",
     "balanced",
+    "grouped",
     "in_order",
     "infinite",
     "mixed_source",
@@ -123,15 +125,78 @@ def balanced(
 
     def order(epoch: int) -> NDArray[np.int64]:
         rng = _generator(seed, epoch)
-        turns = _dealt(len(members), n, n_classes, rng).ravel()  # (n * P,) which class comes when
+        turns = dealt(len(members), n, n_classes, rng).ravel()  # (n * P,) which class comes when
         rows = np.empty((len(turns), images_per_class), np.int64)
         times = np.bincount(turns, minlength=len(members))
         places = np.split(np.argsort(turns, kind="stable"), np.cumsum(times)[:-1])
         for own, where in zip(members, places, strict=True):
-            rows[where] = own[_dealt(len(own), len(where), images_per_class, rng)]
+            rows[where] = own[dealt(len(own), len(where), images_per_class, rng)]
         return rows.ravel()
 
     return _Planned(batch_size, n * batch_size, order)
+
+
+def grouped(
+    labels: NDArray[np.int64],
+    classes_per_batch: int,
+    images_per_class: int,
+    seed: int,
+    *,
+    rows: NDArray[np.int64] | None = None,
+    n_processes: int = 1,
+) -> Sampler:
+    """P classes a batch, K images of each, class after class: each image about once an epoch.
+
+    Source: PRISM, authors' code. The images of a class are cut into groups of K; a batch takes a
+    group of each of P classes, drawn without replacement in proportion to the groups they have
+    left; an epoch ends when fewer than P classes have any. Deviations: a group is filled up with
+    images that are not in it yet, and only of a class of fewer than K images has twins; and no
+    class is left over for want of others as long as that can be helped, so every epoch is as long
+    as any can be, and all are of one length. As in `balanced`, P is made smaller where there are
+    fewer classes; there, unlike here, every class comes as often as any other.
+
+    Args:
+        labels: (N,) as given, however noisy; images of a negative label are left out.
+        classes_per_batch: P.
+        images_per_class: K.
+        seed: at least 0.
+        rows: which of the N images to take, each once; by default all.
+        n_processes: as in `balanced`.
+
+    Example:
+        >>> sampler = grouped(np.array([0, 0, 0, 1, 1, 2]), 2, 2, seed=0)
+        >>> len(sampler), sampler.batch_size
+        (2, 4)
+
+    Raises:
+        ConfigError: a number is not positive, a row is none of 0 to N - 1, or no number of classes
+            up to P makes a batch that can be shared among the processes.
+        DataError: no image has a label.
+    """
+    if min(classes_per_batch, images_per_class) < 1:
+        raise ConfigError(
+            f"{classes_per_batch} classes a batch, {images_per_class} images of each; at least 1 "
+            "of each is needed."
+        )
+    chosen = _chosen(len(labels) if rows is None else rows)
+    if len(chosen) and chosen.max() >= len(labels):
+        raise ConfigError(f"row {chosen.max()} of {len(labels)} labels; expected rows below that.")
+    members = [chosen[own] for own in _members(labels[chosen])]
+    n_classes = _fitting_classes(classes_per_batch, len(members), images_per_class, n_processes)
+    n_groups = np.array([-(-len(own) // images_per_class) for own in members], np.int64)
+    batch_size = n_classes * images_per_class
+
+    def order(epoch: int) -> NDArray[np.int64]:
+        rng = _generator(seed, epoch)
+        turn = turns(n_groups, n_classes, rng).ravel()  # (n * P,) which class comes when
+        drawn = np.empty((len(turn), images_per_class), np.int64)
+        times = np.bincount(turn, minlength=len(members))
+        places = np.split(np.argsort(turn, kind="stable"), np.cumsum(times)[:-1])
+        for own, where in zip(members, places, strict=True):
+            drawn[where] = own[groups(len(own), images_per_class, rng)[: len(where)]]
+        return drawn.ravel()
+
+    return _Planned(batch_size, n_rounds(n_groups, n_classes) * batch_size, order)
 
 
 def anchor_neighbor(
@@ -217,7 +282,7 @@ def mixed_source(
 
     def order(epoch: int) -> NDArray[np.int64]:
         parts = [
-            own[_dealt(len(own), n, sizes[name], _generator(seed, epoch, stream_of[name]))]
+            own[dealt(len(own), n, sizes[name], _generator(seed, epoch, stream_of[name]))]
             for name, own in rows.items()
         ]
         return np.concatenate(parts, axis=1).ravel()
@@ -261,37 +326,6 @@ def _generator(seed: int, epoch: int, stream: int = 0) -> np.random.Generator:
     return np.random.Generator(
         np.random.Philox(np.random.SeedSequence((seed, epoch), spawn_key=(stream,)))
     )
-
-
-def _dealt(n: int, n_hands: int, hand_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Items 0 to n - 1 dealt like cards: (n_hands, hand_size), shuffled anew when all are dealt.
-
-    No item is twice in a hand, unless a hand is larger than n; then each is in it as often as any
-    other, give or take one.
-    """
-    each, size = divmod(hand_size, n)
-    whole = np.broadcast_to(np.tile(np.arange(n), each), (n_hands, each * n))
-    n_decks = -(-n_hands * size // n)
-    decks = rng.permuted(np.broadcast_to(np.arange(n), (n_decks, n)), axis=1)
-    if size and n % size:
-        _keep_apart(decks, size)
-    return np.concatenate([whole, decks.ravel()[: n_hands * size].reshape(n_hands, size)], axis=1)
-
-
-def _keep_apart(decks: NDArray[np.int64], hand_size: int) -> None:
-    """Where a hand is dealt from two decks, see that none of the first is drawn from the second."""
-    n_decks, n = decks.shape
-    held = np.zeros(n, bool)
-    for i in range(1, n_decks):
-        n_held = i * n % hand_size  # cards that the last deck gave to the hand being dealt
-        if not n_held:
-            continue
-        hand, deck = decks[i - 1, n - n_held :], decks[i]
-        held[hand] = True
-        free = np.flatnonzero(~held[deck])[: hand_size - n_held]
-        held[hand] = False
-        if len(free) and free[-1] != len(free) - 1:  # else its first cards are free as they lie
-            decks[i] = np.concatenate([deck[free], np.delete(deck, free)])
 
 
 def _chosen(rows: int | NDArray[np.int64]) -> NDArray[np.int64]:

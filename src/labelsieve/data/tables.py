@@ -82,16 +82,29 @@ def read_arrow(
     return _read_columnar("arrow", files, source, label, truth)
 
 
+def read_unlabeled(
+    kind: Literal["parquet", "arrow"], files: Sequence[Path], source: str
+) -> ImageSet:
+    """The images of a table without what is said of them, which another reader takes from it.
+
+    Raises:
+        DataError: a file cannot be read, or lacks a column.
+    """
+    return _read_columnar(kind, files, source, None, None, labeled=False)
+
+
 def _read_columnar(
     kind: Literal["parquet", "arrow"],
     files: Sequence[Path],
     source: str,
     label: str | None,
     truth: str | None,
+    *,
+    labeled: bool = True,
 ) -> ImageSet:
     schema = _schema(kind, files[0])
     image = _image_column(source, schema)
-    label = label_column(source, schema.names, label, truth)
+    label = label_column(source, schema.names, label, truth) if labeled else None
     wanted = _wanted([name for name in schema.names if name != image], label, truth)
     kind_of_image = schema.field(image).type
     if _is_text(kind_of_image):

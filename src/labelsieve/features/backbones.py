@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from labelsieve.data.augment import IMAGENET, Normalization
 from labelsieve.errors import ConfigError, did_you_mean, import_extra
+from labelsieve.features.bn_inception import bn_inception, bn_inception_caffe
+from labelsieve.features.conv_net import SmallConvNet, small_conv_net
 from labelsieve.features.inception import inception_resnet_v2, inception_resnet_v2_tf
 from labelsieve.features.resnets import (
     cifar_resnet18,
@@ -36,6 +38,8 @@ from labelsieve.features.weights import digest, drawn_from, first_line, load_str
 IMAGENET_MEAN, IMAGENET_DEVIATION = IMAGENET
 _PREFIX = "timm:"
 _BY_NAME: dict[str, Callable[[], nn.Module]] = {
+    "bn-inception": bn_inception,
+    "bn-inception-caffe": bn_inception_caffe,
     "cifar-resnet18": cifar_resnet18,
     "dictionary-net": DictionaryNet,
     "inception-resnet-v2": inception_resnet_v2,
@@ -44,6 +48,7 @@ _BY_NAME: dict[str, Callable[[], nn.Module]] = {
     "preact-resnet18": preact_resnet18,
     "preact-resnet18-identity": partial(preact_resnet18, identity=True),
     "resnet50": resnet50,
+    "small-conv-net": small_conv_net,
     # 2.3 times as fast as dictionary-net, and as good in the same time where labels teach it
     "small-dictionary-net": partial(DictionaryNet, DictionaryShape(widths=(64, 128))),
     "small-preact": small_preact,
@@ -100,6 +105,7 @@ def network(
     weights: str | Path | None = None,
     pixels: NDArray[np.uint8] | None = None,
     rows: NDArray[np.int64] | None = None,
+    size: int | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """One of this package's own networks, to be trained or with weights from a file.
@@ -108,10 +114,13 @@ def network(
         name: such as "cifar-resnet18"; a wrong one gets the near ones named. For others settings
             make the class itself, such as `ResNet(ResNetShape(...))`.
         weights: a file of its parameters; for resnet50 also torchvision's, timm's or MoCo's, for
-            inception-resnet-v2-tf also timm's.
+            inception-resnet-v2-tf also timm's, for bn-inception those of Caffe's
+            (bn_inception-52deb4733.pth).
         pixels: (N, 3, S, S), that a dictionary-net learns its first layer from; needed unless there
             are weights, and not used by others.
         rows: which of them, such as those that could be decoded; all by default.
+        size: side of the images that it will be shown, pixels, where its features depend on it:
+            small-conv-net, which is for 32 unless told.
         seed: of the first weights and of the dictionary.
 
     Returns:
@@ -124,6 +133,8 @@ def network(
     check_name(name)
     with drawn_from(seed):
         module = _BY_NAME[name]()
+        if isinstance(module, SmallConvNet) and size is not None:
+            module = small_conv_net(size)
     if weights is not None:
         path = Path(weights)
         leftovers = getattr(module, "leftovers", ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from labelsieve.data.augment import Contrastive
+from labelsieve.errors import ConfigError, did_you_mean
 from labelsieve.features.pretrain import Pretrain
 from labelsieve.loop import LearningRate, Training
 from labelsieve.optimizers import Optimizer
@@ -114,3 +115,17 @@ PRETRAINING: dict[str, Callable[[], Pretrain]] = {
     "cifar-imix": cifar_imix,
     "imagenet-moco": imagenet_moco,
 }
+
+
+def pretraining(name: str | None) -> Pretrain | None:
+    """The settings of `--pretrain NAME`, if it is given.
+
+    Raises:
+        ConfigError: there is no such recipe.
+    """
+    if name is None:
+        return None
+    if name not in PRETRAINING:
+        near = did_you_mean(name, PRETRAINING)
+        raise ConfigError(f"--pretrain: there is no recipe {name!r}. {near}")
+    return PRETRAINING[name]()

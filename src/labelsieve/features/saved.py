@@ -14,11 +14,21 @@ from torch import nn
 from labelsieve.config import to_dict
 from labelsieve.data.augment import Normalization
 from labelsieve.errors import ConfigError, did_you_mean
+from labelsieve.features.bn_inception import BnInception, BnInceptionShape
+from labelsieve.features.conv_net import ConvShape, SmallConvNet
 from labelsieve.features.heads import Classes, Classifier, ClusterHeads, Projection, ProjectionHead
 from labelsieve.features.inception import InceptionResNet, InceptionShape
+from labelsieve.features.pooling import MaxPooled
 from labelsieve.features.resnets import PreActResNet, PreActShape, ResNet, ResNetShape
 from labelsieve.features.rows import Rows, RowShape
 from labelsieve.features.small_nets import DictionaryNet, DictionaryShape
+from labelsieve.features.tag_heads import (
+    CleanerShape,
+    GateCleaner,
+    GateShape,
+    LabelCleaner,
+    Tagger,
+)
 from labelsieve.features.timm_nets import TimmNet, TimmShape
 from labelsieve.features.twins import Twins
 from labelsieve.features.weights import digest, drawn_from, load_strict, read_state
@@ -27,6 +37,7 @@ from labelsieve.files import atomic, write_json
 _WEIGHTS, _ABOUT = "model.safetensors", "model.json"
 _PARTS = "parts"  # an nn.ModuleDict of architectures
 _TWINS = "twins"  # two architectures side by side
+_MAX_POOLED = "max-pooled"  # an architecture whose last maps are pooled by their maximum
 _OURS = ("architecture", "settings", "digest")  # keys of model.json that are not the caller's
 
 
@@ -39,10 +50,14 @@ class _Architecture(NamedTuple):
 _ARCHITECTURES = {
     "resnet": _Architecture(ResNet, ResNetShape, ResNet),
     "preact-resnet": _Architecture(PreActResNet, PreActShape, PreActResNet),
+    "bn-inception": _Architecture(BnInception, BnInceptionShape, BnInception),
+    "small-conv-net": _Architecture(SmallConvNet, ConvShape, SmallConvNet),
     "inception-resnet": _Architecture(InceptionResNet, InceptionShape, InceptionResNet),
     "dictionary-net": _Architecture(DictionaryNet, DictionaryShape, DictionaryNet),
     "timm": _Architecture(TimmNet, TimmShape, TimmNet),
-    "rows": _Architecture(Rows, RowShape, lambda shape: Rows(shape.n_in, shape.n_hidden)),
+    "rows": _Architecture(
+        Rows, RowShape, lambda shape: Rows(shape.n_in, shape.n_hidden, shape.turned)
+    ),
     "projection-head": _Architecture(ProjectionHead, Projection, ProjectionHead),
     "classifier": _Architecture(
         Classifier, Classes, lambda classes: Classifier(classes.n_features, classes.n_classes)
@@ -52,6 +67,11 @@ _ARCHITECTURES = {
         Classes,
         lambda classes: ClusterHeads(classes.n_features, classes.n_classes, classes.n_heads),
     ),
+    "tagger": _Architecture(
+        Tagger, Classes, lambda classes: Tagger(classes.n_features, classes.n_classes)
+    ),
+    "label-cleaner": _Architecture(LabelCleaner, CleanerShape, LabelCleaner),
+    "gate-cleaner": _Architecture(GateCleaner, GateShape, GateCleaner),
 }
 
 
@@ -128,6 +148,8 @@ def _describe(module: nn.Module) -> dict[str, Any]:
     if type(module) is Twins:
         both = {"first": _describe(module.first), "second": _describe(module.second)}
         return {"architecture": _TWINS, "settings": both}
+    if type(module) is MaxPooled:
+        return {"architecture": _MAX_POOLED, "settings": _describe(module.module)}
     if type(module) is nn.ModuleDict:
         parts = {name: _describe(part) for name, part in module.items()}
         return {"architecture": _PARTS, "settings": parts}
@@ -149,6 +171,8 @@ def _build(description: Mapping[str, Any], where: str) -> nn.Module:
         return nn.ModuleDict(parts)
     if name == _TWINS:
         return Twins(_build(settings["first"], where), _build(settings["second"], where))
+    if name == _MAX_POOLED:
+        return MaxPooled(_build(settings, where))
     if name not in _ARCHITECTURES:
         raise ConfigError(
             f"{where}: no architecture {name!r} is known here. {did_you_mean(name, _ARCHITECTURES)}"

@@ -103,7 +103,11 @@ def load_strict(
     spare = [each for each in inside if each not in expected]
     spare += [key.removeprefix(wrapper) for key in state if not key.startswith(prefix)]
     missing = [each for each in expected if each not in inside and not each.endswith(_COUNTER)]
-    found = {each: state[inside[each]] for each in expected if each in inside}
+    found = {
+        each: _without_first(state[inside[each]], value)
+        for each, value in expected.items()
+        if each in inside
+    }
     other_shape = [
         f"{each} {tuple(value.shape)} in place of {tuple(expected[each].shape)}"
         for each, value in found.items()
@@ -155,6 +159,11 @@ def drawn_from(seed: int) -> Iterator[None]:
 def first_line(error: Exception) -> str:
     """The beginning of another library's message, to stand within one of ours."""
     return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
+
+
+def _without_first(value: Tensor, expected: Tensor) -> Tensor:
+    """Values of batch norms as (D,), which files that were made from Caffe's have as (1, D)."""
+    return value[0] if expected.ndim == 1 and value.shape == (1, *expected.shape) else value
 
 
 def _find_prefix(

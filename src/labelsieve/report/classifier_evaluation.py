@@ -8,25 +8,14 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from labelsieve.choices import in_common
 from labelsieve.classified import Predictions
 from labelsieve.errors import DataError
-from labelsieve.report.classifier_scores import LEVEL, MEASURES, ClassifierScores, Interval
+from labelsieve.report.classifier_scores import MEASURES, ClassifierScores, Interval, wilson
+from labelsieve.report.spread import Spread, spread_of
 
 _SHARES = ("accuracy", "top5", "balanced_accuracy", "calibration_error")  # in [0, 1]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """One measure over several trainings."""
-
-    n_runs: int
-    mean: float
-    std: float | None  # with n - 1; None of one run
-    interval: Interval | None  # of the mean, Student's t, 95 %: over other seeds; None of one run
 
 
 @dataclass(frozen=True)
@@ -36,6 +25,9 @@ class ClassifierEvaluation:
     runs: Mapping[str, ClassifierScores]  # by name of the run
     over_runs: Mapping[str, Spread]  # by measure; empty for one run
     agreement: float | None  # share of the images that two runs give one class, mean over pairs
+    # Of the mean accuracy, Wilson, 95 %: over other test images, where `over_runs` has that over
+    # other trainings on the same ones, which is narrow where two agree. None of one run.
+    over_images: Interval | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
@@ -43,6 +35,7 @@ class ClassifierEvaluation:
             "runs": {run: scores.to_dict() for run, scores in self.runs.items()},
             "over_runs": {name: asdict(spread) for name, spread in self.over_runs.items()},
             "agreement": self.agreement,
+            "over_images": self.over_images,
         }
 
 
@@ -69,20 +62,33 @@ def classifier_evaluation(
         runs=runs,
         over_runs=over_seeds(list(runs.values())) if several else {},
         agreement=_agreement(predictions) if several and predictions else None,
+        over_images=over_images(list(runs.values())) if several else None,
     )
+
+
+def over_images(scores: Sequence[ClassifierScores]) -> Interval | None:
+    """The interval of the mean accuracy over other test images: Wilson, 95 %; None without one.
+
+    Of runs tested on more and on fewer images, the fewest count.
+    """
+    found = [one.accuracy for one in scores if one.accuracy is not None]
+    if not found or len(found) < len(scores):
+        return None
+    n = min(one.n_scored for one in scores)
+    low, high = wilson(np.float64(np.mean(found) * n), np.int64(n))  # type: ignore[arg-type]
+    return float(low), float(high)
 
 
 def over_seeds(scores: Sequence[ClassifierScores]) -> dict[str, Spread]:
     """Mean, standard deviation and interval of each measure that all runs have.
 
-    The accuracy is that of the last epoch of each. The interval says where the mean over ever more
-    trainings lies, on the same test images; it does not say how other test images would come out.
+    The accuracy is that of the last epoch of each.
     """
     found = {}
     for name in MEASURES:
         values = [getattr(one, name) for one in scores]
         if values and None not in values:
-            found[name] = _spread(np.array(values, np.float64), is_share=name in _SHARES)
+            found[name] = spread_of(values, is_share=name in _SHARES)
     return found
 
 
@@ -92,15 +98,3 @@ def _agreement(predictions: Mapping[str, Predictions]) -> float:
         first, second = in_common(a.image, a.label, b.image, b.label)
         shares.append(float((first == second).mean()))
     return float(np.mean(shares))
-
-
-def _spread(values: NDArray[np.float64], *, is_share: bool) -> Spread:
-    n, mean = len(values), float(values.mean())
-    if n < 2:
-        return Spread(n, mean, None, None)
-    std = float(values.std(ddof=1))
-    half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * std / n**0.5
-    low, high = mean - half, mean + half
-    if is_share:
-        low, high = max(0.0, low), min(1.0, high)
-    return Spread(n, mean, std, (low, high))

@@ -11,6 +11,7 @@ from labelsieve.classified import Predictions
 from labelsieve.records import Findings, ImageSet, Verdict
 from labelsieve.report.classifier_scores import class_numbers
 from labelsieve.report.galleries import Picture, in_turn, picture
+from labelsieve.report.table import decided
 from labelsieve.report.template import middle
 
 N_MISTAKES = 56
@@ -40,7 +41,7 @@ class Mistakes:
 
 @dataclass(frozen=True)
 class Change:
-    """A training image whose verdict is another after training than it was before."""
+    """A training image whose verdict is another after training, and that no person decided."""
 
     picture: Picture
     before: Verdict
@@ -58,6 +59,7 @@ class Changes:
     shown: tuple[Change, ...]
     n_changes: int
     counts: NDArray[np.int64]  # (3, 3) images, row the verdict before, column after
+    n_decided: int  # by people: neither shown nor counted
 
 
 def true_classes(images: ImageSet, class_names: tuple[str, ...]) -> NDArray[np.int64]:
@@ -86,7 +88,7 @@ def choose_mistakes(predictions: Predictions, truth: NDArray[np.int64]) -> Mista
 
 
 def choose_changes(findings: Findings, before: Findings) -> Changes:
-    """The largest changes of verdict, of every kind before many of one.
+    """The largest changes of verdict by training, of every kind before many of one.
 
     A change is as large as the distance between the three probabilities before and after.
 
@@ -95,7 +97,8 @@ def choose_changes(findings: Findings, before: Findings) -> Changes:
         before: of the same images in the same order.
     """
     judged = (findings.verdict != Verdict.BROKEN) & (before.verdict != Verdict.BROKEN)
-    rows = np.flatnonzero(judged)
+    by_people = decided(findings)
+    rows = np.flatnonzero(judged & ~by_people)
     first, last = before.verdict[rows].astype(np.int64), findings.verdict[rows].astype(np.int64)
     n_kinds = len(_JUDGED)
     counts = np.bincount(n_kinds * first + last, minlength=n_kinds**2).reshape(n_kinds, n_kinds)
@@ -108,6 +111,7 @@ def choose_changes(findings: Findings, before: Findings) -> Changes:
         shown=tuple(_change(findings, before, int(row)) for row in chosen),
         n_changes=len(changed),
         counts=counts.astype(np.int64),
+        n_decided=int(by_people.sum()),
     )
 
 

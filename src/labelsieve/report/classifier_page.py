@@ -27,9 +27,15 @@ from labelsieve.report.classifier_scores import ClassifierScores, ClassScore, Hi
 from labelsieve.report.confusion import predicted_map
 from labelsieve.report.figures import heat_map, rate_axis
 from labelsieve.report.galleries import Galleries, choose
-from labelsieve.report.table import MEANINGS, label_agreement, top_confusions, worst_classes
+from labelsieve.report.table import (
+    MEANINGS,
+    decided,
+    label_agreement,
+    top_confusions,
+    worst_classes,
+)
 from labelsieve.report.template import render
-from labelsieve.report.thumbnails import BUDGET, Thumbnails, make_thumbnails
+from labelsieve.report.thumbnails import Thumbnails, thumbnails_of_two
 
 N_CLASSES = 30  # rows of a table of classes
 N_CONFUSIONS = 12
@@ -77,7 +83,7 @@ def write_classifier_page(  # noqa: PLR0913 -- what there is to show, each where
     path = Path(path)
     about = {"run": path.absolute().parent.name, **(about or {})}
     shown = _choose(findings, before, predictions, test_images)
-    test_pictures, thumbnails = _pictures(shown, images, test_images, progress)
+    thumbnails, test_pictures = _pictures(shown, images, test_images, progress)
     noise = worst_classes(findings)
     rates = [] if scores is not None and scores.n_scored else noise[:N_CLASSES]
     values = {
@@ -85,6 +91,7 @@ def write_classifier_page(  # noqa: PLR0913 -- what there is to show, each where
         "before": before,
         "verdicts": [(v, v.name.lower(), findings.count(v), MEANINGS[v]) for v in Verdict],
         "before_counts": None if before is None else [before.count(v) for v in Verdict],
+        "moves": None if before is None else _moves(findings, before),
         "agreement": label_agreement(findings),
         "scores": scores,
         "rates": rates,
@@ -115,6 +122,13 @@ def write_classifier_page(  # noqa: PLR0913 -- what there is to show, each where
         partial.write_text(text, encoding="utf-8")
 
 
+def _moves(findings: Findings, before: Findings) -> dict[Verdict, tuple[int, int]]:
+    """How many more images have each verdict than before, by training and by people."""
+    by_people = decided(findings)
+    more = {v: (findings.verdict == v) * 1 - (before.verdict == v) * 1 for v in Verdict}
+    return {v: (int(m[~by_people].sum()), int(m[by_people].sum())) for v, m in more.items()}
+
+
 @dataclass(frozen=True)
 class _Shown:
     """Which images the page shows."""
@@ -141,23 +155,14 @@ def _choose(
 def _pictures(
     shown: _Shown, images: ImageSet, test_images: ImageSet | None, progress: Progress | None
 ) -> tuple[Thumbnails, Thumbnails]:
-    """Of test images and of training images; together they keep to the budget of a page."""
+    """Of training images and of test images."""
     wrong = [] if shown.mistakes is None else [one.picture.row for one in shown.mistakes.shown]
     changed = [] if shown.changes is None else [one.picture.row for one in shown.changes.shown]
     large = shown.galleries.large() | set(changed)
     groups = (*shown.galleries.foreign_groups, shown.galleries.foreign_alone)
     near = {one.row for suspect in shown.galleries.suspects for one in suspect.neighbors}
     small = near | {one.row for group in groups for one in group.pictures}
-    n_all = len(wrong) + len(large | small)
-
-    def told(n_before: int) -> Progress | None:
-        return None if progress is None else lambda done, _: progress(n_before + done, n_all)
-
-    test = Thumbnails()
-    if test_images is not None and wrong:
-        test = make_thumbnails(test_images, [], wrong, progress=told(0))
-    room = BUDGET - sum(map(len, test.small.values()))
-    return test, make_thumbnails(images, large, small, budget=room, progress=told(len(wrong)))
+    return thumbnails_of_two(images, large, small, test_images, wrong, progress)
 
 
 @dataclass(frozen=True)

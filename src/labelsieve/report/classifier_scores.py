@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from labelsieve.choices import most_probable
-from labelsieve.classified import Predictions
 from labelsieve.errors import DataError
 from labelsieve.report.metrics import Bin, Calibration, calibration
 
 N_TOP = 5
 N_RELIABILITY_BINS = 15  # of equal width, as Guo et al. 2017 have them
 LEVEL = 0.95  # of every interval
+N_EPOCHS = 100  # whose accuracy is kept, at most: on few images an epoch is one update
 MEASURES = (
     "accuracy", "top5", "balanced_accuracy", "calibration_error", "negative_log_likelihood",
     "brier",
@@ -72,7 +72,7 @@ class ClassifierScores:
     brier: float | None  # sum over classes of squared errors, in [0, 2]
     classes: tuple[ClassScore, ...]  # (C,)
     confusion: NDArray[np.int64]  # (C, C) images, row the true class, column the predicted
-    epochs: tuple[EpochAccuracy, ...] = ()  # on the way there
+    epochs: tuple[EpochAccuracy, ...] = ()  # on the way there, or some of them: `thinned`
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -193,42 +193,6 @@ def score_classifier(
     )
 
 
-def score_predictions(
-    predictions: Predictions, truth: Sequence[str | None], *, history: History | None = None
-) -> ClassifierScores:
-    """Hold predictions against true class names.
-
-    Of more than five classes they lack the other probabilities, so that there is no negative log
-    likelihood and no Brier score.
-
-    Args:
-        predictions: what a classifier said.
-        truth: the true class name of each image, in their order; None where it is not known. A
-            name that is none of the classes counts as not known.
-        history: as in `score_classifier`.
-
-    Raises:
-        DataError: not one truth an image.
-    """
-    if len(truth) != len(predictions):
-        raise DataError(
-            f"{len(truth)} true labels for predictions of {len(predictions)} images. "
-            "Give one an image, in the order of the predictions, and None where it is not known."
-        )
-    names, read = predictions.class_names, predictions.label >= 0
-    true = class_numbers(truth, names)[read]
-    n_broken = int((~read).sum())
-    choices, kept = predictions.choices[read], predictions.probabilities[read]
-    if choices.shape[1] == len(names):
-        values = np.empty_like(kept)
-        np.put_along_axis(values, choices, kept, axis=1)
-        return score_classifier(values, true, names, history=history, n_broken=n_broken)
-    known = true >= 0
-    found = _Answers(choices[known], kept[known, 0].astype(np.float64), true[known], names)
-    n_unknown = int((~known).sum())
-    return _scores(found, history or {}, n_unknown=n_unknown, n_broken=n_broken)
-
-
 def class_numbers(names: Sequence[str | None], class_names: Sequence[str]) -> NDArray[np.int64]:
     """(N,) the class of each name, -1 of None and of a name that is none of the classes."""
     classes = {name: c for c, name in enumerate(class_names)}
@@ -315,7 +279,7 @@ def _scores(found: _Answers, history: History, **facts: Any) -> ClassifierScores
         calibration=calibration("most probable", found.confidence, right, N_RELIABILITY_BINS),
         classes=classes,
         confusion=confusion,
-        epochs=_epochs(history),
+        epochs=thinned(_epochs(history)),
         **{"negative_log_likelihood": None, "brier": None, **facts},
     )
 
@@ -345,6 +309,16 @@ def _epochs(history: History) -> tuple[EpochAccuracy, ...]:
         for i, line in enumerate(lines)
         if line.get("test_accuracy") is not None
     )
+
+
+def thinned(epochs: tuple[EpochAccuracy, ...]) -> tuple[EpochAccuracy, ...]:
+    """At most `N_EPOCHS`, evenly spaced, the first, the last five and the best among them."""
+    if len(epochs) <= N_EPOCHS:
+        return epochs
+    best = max(range(len(epochs)), key=lambda i: epochs[i].accuracy)  # the earliest of equals
+    even = np.linspace(0, len(epochs) - 1, N_EPOCHS - 5).round().astype(np.int64)
+    last = range(len(epochs) - 5, len(epochs))
+    return tuple(epochs[i] for i in sorted({best, *even.tolist(), *last}))
 
 
 def _interval(ends: Sequence[float] | None) -> Interval | None:

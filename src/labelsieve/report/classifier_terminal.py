@@ -11,16 +11,21 @@ from rich.text import Text
 
 from labelsieve.classified import Predictions
 from labelsieve.records import Findings, Verdict
-from labelsieve.report.classifier_evaluation import ClassifierEvaluation, Spread
+from labelsieve.report.classifier_evaluation import ClassifierEvaluation
 from labelsieve.report.classifier_scores import ClassifierScores, ClassScore, Interval
-from labelsieve.report.table import label_agreement, percent
+from labelsieve.report.table import label_agreement, percent, verdict_changes
 from labelsieve.report.terminal import verdict_table
 from labelsieve.report.terminal_tables import (
     LOOK,
     TableOrLines,
+    count_of,
     in_blocks,
+    run_table,
     short,
+    spread_table,
+    spread_words,
     warning_lines,
+    within,
 )
 
 N_WORST = 10  # classes shown, those found worst
@@ -66,8 +71,8 @@ def terminal_classifier_scores(scores: ClassifierScores) -> RenderableType:
         return Text("On the test images: not one can be read and is of a known class.")
     lines = [
         Text.assemble(
-            "accuracy ", (percent(scores.accuracy), "bold"), _within(scores.interval),
-            f" on {_images(scores.n_scored, 'test image')}",
+            "accuracy ", (percent(scores.accuracy), "bold"), within(scores.interval),
+            f" on {count_of(scores.n_scored, 'test image')}",
         ),
         *(Text(line) for line in _other_lines(scores)),
     ]  # fmt: skip
@@ -82,8 +87,8 @@ def terminal_predictions(predictions: Predictions) -> RenderableType:
     broken = np.flatnonzero(predictions.label < 0)
     remarks = []
     if len(broken):
-        such = f", such as {predictions.image[broken[0]]}"
-        remarks.append(Text(f"broken: {len(broken):,} that cannot be read{such}"))
+        such = f"such as {predictions.image[broken[0]]}"
+        remarks.append(Text(f"{count_of(len(broken))} could not be read, {such}"))
     return in_blocks(
         warning_lines(predictions.warnings),
         _prediction_table(predictions),
@@ -96,6 +101,8 @@ def terminal_classifier_evaluation(found: ClassifierEvaluation) -> RenderableTyp
     blocks: list[RenderableType] = [_run_table(found), Text(_MEANINGS, style="dim")]
     if found.over_runs:
         blocks += [Text(), _spread_table(found)]
+    if found.over_images is not None:
+        blocks.append(Text(_over_images(found.over_images)))
     if found.agreement is not None:
         blocks.append(Text(f"two runs say the same of {percent(found.agreement)} of the images"))
     return Group(*blocks)
@@ -112,8 +119,10 @@ def _agreement(findings: Findings) -> Text:
 def _remarks(findings: Findings, before: Findings | None) -> list[str]:
     remarks = []
     if before is not None:
-        n_changed = int((findings.verdict != before.verdict).sum())
-        remarks.append(f"verdicts that training changed: {n_changed:,}")
+        changes = verdict_changes(findings, before)
+        remarks.append(f"verdicts that training changed: {changes['n_by_training']:,}")
+        if n := changes["n_decided"]:
+            remarks.append(f"{n:,} decided by people, not counted as changed")
     broken = np.flatnonzero(findings.verdict == Verdict.BROKEN)
     if len(broken):
         such = f", such as {findings.image[broken[0]]}"
@@ -156,7 +165,7 @@ def _class_table(worst: Sequence[ClassScore]) -> RenderableType:
         table.add_column(heading, justify="right", no_wrap=True)
     sentences = []
     for one in shown:
-        accuracy = f"{percent(one.accuracy)}{_within(one.interval)}"
+        accuracy = f"{percent(one.accuracy)}{within(one.interval)}"
         figures = (f"{one.n_images:,}", accuracy, percent(one.precision))
         table.add_row(short(one.name), *figures)
         sentences.append(
@@ -174,7 +183,7 @@ def _prediction_table(predictions: Predictions) -> RenderableType:
     counts, label = predictions.counts(), predictions.label
     known = label >= 0
     sums = np.bincount(label[known], predictions.probability[known], minlength=len(counts))
-    table = Table(title=f"{_images(len(predictions))}, {len(counts):,} classes", **LOOK)
+    table = Table(title=f"{count_of(len(predictions))}, {len(counts):,} classes", **LOOK)
     table.add_column("class", no_wrap=True, overflow="ellipsis")
     for heading in ("images", "share", "mean probability"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -187,54 +196,45 @@ def _prediction_table(predictions: Predictions) -> RenderableType:
         name = short(predictions.class_names[c])
         table.add_row(name, f"{n_images:,}", share, mean)
         sentences.append(
-            Text.assemble(name, f": {_images(n_images)}, {share}, mean probability {mean}")
+            Text.assemble(name, f": {count_of(n_images)}, {share}, mean probability {mean}")
         )
     blocks: list[RenderableType] = [TableOrLines(table, sentences)]
     if len(order) > N_CLASSES:
         rest = int(counts[order[N_CLASSES:]].sum())
         blocks.append(
-            Text(f"{len(order) - N_CLASSES:,} more classes, {_images(rest)}", style="dim")
+            Text(f"{len(order) - N_CLASSES:,} more classes, {count_of(rest)}", style="dim")
         )
     return Group(*blocks)
 
 
-def _run_table(found: ClassifierEvaluation) -> TableOrLines:
+def _run_table(found: ClassifierEvaluation) -> RenderableType:
     runs = found.runs
     names = [n for n in _HEADINGS if any(getattr(one, n) is not None for one in runs.values())]
-    table = Table(title="On the test images; accuracy, top-5 and balanced in %", **LOOK)
-    table.add_column("run", no_wrap=True, overflow="ellipsis")
-    for heading in ("images", *(_HEADINGS[name] for name in names)):
-        table.add_column(heading, justify="right", no_wrap=True)
-    sentences = []
-    for run, one in runs.items():
-        figures = [_figure(name, getattr(one, name)).removesuffix(" %") for name in names]
-        table.add_row(short(run), f"{one.n_scored:,}", *figures)
-        said = [f"{_HEADINGS[n]} {figure}" for n, figure in zip(names, figures, strict=True)]
-        sentences.append(Text.assemble(short(run), f" ({one.n_scored:,}): {', '.join(said)}"))
-    return TableOrLines(table, sentences)
+    rows = {
+        run: (
+            f"{one.n_scored:,}",
+            *(_figure(name, getattr(one, name)).removesuffix(" %") for name in names),
+        )
+        for run, one in runs.items()
+    }
+    headings = ("images", *(_HEADINGS[name] for name in names))
+    return run_table("On the test images; accuracy, top-5 and balanced in %", headings, rows)
 
 
 def _spread_table(found: ClassifierEvaluation) -> RenderableType:
-    """A line for each measure: mean ± standard deviation, and the interval of the mean."""
-    table = Table(title=f"Over {len(found.runs)} runs", **LOOK)
-    table.add_column("", no_wrap=True)
-    for heading in ("mean ± std", "95 % interval of the mean"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    sentences = []
-    for name, spread in found.over_runs.items():
-        mean, interval = _spread(name, spread)
-        table.add_row(_HEADINGS[name], mean, interval)
-        sentences.append(Text(f"{_HEADINGS[name]}: {mean}, {interval}"))
-    return TableOrLines(table, sentences)
+    """A line for each measure."""
+    rows = {
+        _HEADINGS[name]: spread_words(spread, is_percent=name in _SHARES)
+        for name, spread in found.over_runs.items()
+    }
+    return spread_table(len(found.runs), rows)
 
 
-def _spread(name: str, spread: Spread) -> tuple[str, str]:
-    factor, digits, unit = (100, 1, " %") if name in _SHARES else (1, 3, "")
-    low, high = (factor * end for end in spread.interval or (np.nan, np.nan))
-    mean, std = factor * spread.mean, factor * (np.nan if spread.std is None else spread.std)
+def _over_images(interval: Interval) -> str:
+    low, high = (100 * end for end in interval)
     return (
-        f"{mean:.{digits}f} ± {std:.{digits}f}{unit}",
-        f"{low:.{digits}f}–{high:.{digits}f}{unit}",
+        f"with other test images of the same kind, the mean accuracy is within {low:.1f}–{high:.1f}"
+        " % (95 %, Wilson)"
     )
 
 
@@ -242,11 +242,3 @@ def _figure(name: str, value: float | None) -> str:
     if value is None:
         return "–"
     return percent(value) if name in _SHARES else f"{value:.3f}"
-
-
-def _within(interval: Interval | None) -> str:
-    return "" if interval is None else f" ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})"
-
-
-def _images(n: int, what: str = "image") -> str:
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"

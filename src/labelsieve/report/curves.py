@@ -11,7 +11,7 @@ import numpy as np
 
 HEIGHT, NARROW, WIDE = 190, 280, 460  # units of a drawing
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 38  # around the plot
-N_POINTS = 400  # of a line, at most
+N_POINTS = 100  # of a line, at most; of more it has means
 N_DOTS = 25  # a line of more points is drawn without dots
 N_TICKS = 5
 
@@ -273,13 +273,23 @@ def _line(
     width: int = NARROW,
 ) -> Line:
     points = [point for point in points if math.isfinite(point[1])]
-    if len(points) > N_POINTS:
-        kept = np.unique(np.linspace(0, len(points) - 1, N_POINTS).astype(int))
-        points = [points[i] for i in kept]
+    points = smoothed(points)
     place = Chart("", "", "", x, y, (), width)
     places = [(place.right(across), place.down(value)) for across, value in points]
     path = "".join(f"{'L' if i else 'M'}{a:g} {b:g}" for i, (a, b) in enumerate(places))
     return Line(label, kind, path, tuple(places) if len(places) <= N_DOTS else ())
+
+
+def smoothed(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most `N_POINTS`: the first and the last, between them means over runs of neighbors.
+
+    On few images an epoch is one update, whose loss goes up and down by the images in it.
+    """
+    if len(points) <= N_POINTS:
+        return points
+    runs = np.array_split(np.array(points[1:-1]), N_POINTS - 2)
+    means = [(float(across), float(value)) for across, value in (run.mean(axis=0) for run in runs)]
+    return [points[0], *means, points[-1]]
 
 
 def _number_scale(numbers: Sequence[int]) -> Scale:

@@ -40,7 +40,7 @@ def rate_axis(rates: Sequence[NoiseRate]) -> Axis:
 
 @dataclass(frozen=True)
 class Cell:
-    """One pair of given and suggested label in the heat map."""
+    """One pair of classes in the heat map."""
 
     row: int
     column: int
@@ -50,7 +50,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Images called mislabeled, by the label given (rows) and the label suggested (columns)."""
+    """Images by their class (rows) and by the class that they are taken for (columns)."""
 
     names: tuple[str, ...]  # of rows and of columns
     cells: tuple[Cell, ...]  # those with images
@@ -62,7 +62,24 @@ def heat_map(findings: Findings, n_classes: int = N_HEAT_CLASSES) -> HeatMap:
     called = (findings.verdict == Verdict.MISLABELED) & (findings.label >= 0)
     called &= findings.suggestion >= 0
     given, suggested = findings.label[called], findings.suggestion[called]
-    size = len(findings.class_names)
+    return heat_of_pairs(given, suggested, findings.class_names, n_classes)
+
+
+def heat_of_pairs(
+    given: NDArray[np.int64],
+    suggested: NDArray[np.int64],
+    class_names: Sequence[str],
+    n_classes: int = N_HEAT_CLASSES,
+) -> HeatMap:
+    """The same for any pairs of classes, one an image.
+
+    Args:
+        given: (n,) the class of the row.
+        suggested: (n,) the class of the column.
+        class_names: of all classes.
+        n_classes: with a row of their own, at most.
+    """
+    size = len(class_names)
     involved = np.bincount(given, minlength=size) + np.bincount(suggested, minlength=size)
     shown = np.sort(np.argsort(-involved, kind="stable")[:n_classes])
     shown = shown[involved[shown] > 0]
@@ -72,7 +89,7 @@ def heat_map(findings: Findings, n_classes: int = N_HEAT_CLASSES) -> HeatMap:
     width = len(shown) + (n_others > 0)
     counts = np.zeros((width, width), np.int64)
     np.add.at(counts, (place[given], place[suggested]), 1)
-    names = [findings.class_names[c] for c in shown]
+    names = [class_names[c] for c in shown]
     if n_others:
         names.append(f"{n_others} others")
     return HeatMap(tuple(names), _cells(counts, len(shown)), n_others)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelsieve.data.decisions import DECIDED
 from labelsieve.records import Findings, NoiseRate, Verdict
 
 N_CONFUSIONS = 15  # pairs in a summary
@@ -74,10 +75,21 @@ def top_confusions(findings: Findings, n_rows: int = N_CONFUSIONS) -> list[Confu
     """The most frequent pairs given -> suggested among the images called mislabeled, most first."""
     called = (findings.verdict == Verdict.MISLABELED) & (findings.label >= 0)
     called &= findings.suggestion >= 0
-    size = len(findings.class_names)
-    pairs, counts = np.unique(
-        findings.label[called] * size + findings.suggestion[called], return_counts=True
-    )
+    return top_pairs(findings.label[called], findings.suggestion[called], n_rows)
+
+
+def top_pairs(
+    given: NDArray[np.int64], suggested: NDArray[np.int64], n_rows: int
+) -> list[Confusion]:
+    """The most frequent pairs of classes, most first; of equals, the first classes first.
+
+    Args:
+        given: (n,) classes.
+        suggested: (n,) what each was taken for.
+        n_rows: at most.
+    """
+    size = int(suggested.max(initial=0)) + 1
+    pairs, counts = np.unique(given * size + suggested, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:n_rows]
     return [Confusion(*divmod(int(pairs[i]), size), int(counts[i])) for i in order]
 
@@ -96,6 +108,26 @@ def duplicate_groups(findings: Findings) -> list[NDArray[np.int64]]:
         np.concatenate([findings.duplicate_of[group[:1]], group])
         for group in _grouped(copies, kept)
     ]
+
+
+def decided(findings: Findings) -> NDArray[np.bool_]:
+    """(N,) whose verdict a person gave."""
+    return np.fromiter((reason == DECIDED for reason in findings.reason), np.bool_, len(findings))
+
+
+def verdict_changes(findings: Findings, before: Findings) -> dict[str, int]:
+    """How many verdicts are another than before, ready for JSON: by training, or by people.
+
+    Args:
+        findings: after training.
+        before: of the same images in the same order.
+    """
+    by_people, other = decided(findings), findings.verdict != before.verdict
+    return {
+        "n_decided": int(by_people.sum()),  # whether the audit had said so or not
+        "n_by_people": int((by_people & other).sum()),
+        "n_by_training": int((~by_people & other).sum()),
+    }
 
 
 def worst_classes(findings: Findings) -> list[NoiseRate]:

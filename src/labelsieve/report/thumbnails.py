@@ -95,6 +95,39 @@ def make_thumbnails(
     return made
 
 
+def thumbnails_of_two(
+    images: ImageSet,
+    large: Collection[int],
+    small: Collection[int],
+    test_images: ImageSet | None,
+    test_small: Collection[int],
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Thumbnails, Thumbnails]:
+    """Pictures of training and of test images that together keep to the budget of a page.
+
+    The test images, which are few and small, come first.
+
+    Args:
+        images: to train on.
+        large: rows of them that are shown large.
+        small: rows of them that are shown small.
+        test_images: to test on; None without any.
+        test_small: rows of these, all shown small.
+        progress: told (done, total) pictures of both.
+    """
+    n_all = len(set(test_small)) + len({*large, *small})
+
+    def told(n_before: int) -> Callable[[int, int], None] | None:
+        return None if progress is None else lambda done, _: progress(n_before + done, n_all)
+
+    test = Thumbnails()
+    if test_images is not None and test_small:
+        test = make_thumbnails(test_images, [], test_small, progress=told(0))
+    room = BUDGET - sum(map(len, test.small.values()))
+    n_test = len(set(test_small))
+    return make_thumbnails(images, large, small, budget=room, progress=told(n_test)), test
+
+
 class _Sheet:
     """Tiles of one size side by side, each with its image fitted into the middle."""
 

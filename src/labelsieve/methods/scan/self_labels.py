@@ -294,8 +294,8 @@ def shrunk(now: Health, before: Health, n_images: int, least_kept: float) -> str
     if there >= least_kept * then or then - there <= 3 * then**0.5:
         return None
     return (
-        f"The smallest cluster has {now.smallest_share:.1%} of the images; it had "
-        f"{before.smallest_share:.1%} before."
+        f"The smallest cluster has {100 * now.smallest_share:.1f} % of the images; it had "
+        f"{100 * before.smallest_share:.1f} % before."
     )
 
 
@@ -304,9 +304,9 @@ def too_few(share: float, settings: SelfLabels) -> str | None:
     if share >= settings.least_confident:
         return None
     return (
-        f"Only {share:.2%} of the images had a cluster more probable than {settings.threshold}; "
-        f"{settings.least_confident:.2%} are needed to learn from. Set rule=share, lower the "
-        "threshold, or train SCAN for longer."
+        f"Only {100 * share:.2f} % of the images had a cluster more probable than "
+        f"{settings.threshold}; {100 * settings.least_confident:.2f} % are needed to learn from. "
+        "Set rule=share, lower the threshold, or train SCAN for longer."
     )
 
 

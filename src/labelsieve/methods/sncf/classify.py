@@ -23,6 +23,7 @@ from labelsieve.data.augment import Contrastive, Weak
 from labelsieve.data.batches import Batches, Source
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import Classifier, ProjectionHead, small_head, sncf_head, width_of
+from labelsieve.features.shown import Views
 from labelsieve.features.twins import twins_of
 from labelsieve.features.weights import drawn_from
 from labelsieve.logs import EpochLog
@@ -34,7 +35,7 @@ from labelsieve.methods.sncf.paper_training import Paper
 from labelsieve.methods.sncf.plain_training import Plain
 from labelsieve.methods.sncf.predictor import Predictor
 from labelsieve.methods.sncf.robust_training import Robust
-from labelsieve.methods.sncf.work import Phase, Views, Work
+from labelsieve.methods.sncf.work import Phase, Work
 from labelsieve.optimizers import Average, Optimizer, make_optimizers
 from labelsieve.records import Verdict
 from labelsieve.runtime import Runtime
@@ -85,13 +86,12 @@ class Classify:
         for name in ("clean_norms", "test_every"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more.")
-
-
-class Start(NamedTuple):
-    """Heads to begin with; a copy is trained. None: new ones."""
-
-    classifier: Classifier | None = None
-    projection: ProjectionHead | None = None
+        objective = self.objective
+        if isinstance(objective, Paper) and objective.guess == "average" and self.average == 0:
+            raise ConfigError(
+                "guess is 'average' and no weights are averaged. Set average, such as 0.999, or "
+                "guess=eval."
+            )
 
 
 class TrainedClassifier(NamedTuple):
@@ -101,7 +101,6 @@ class TrainedClassifier(NamedTuple):
     classifier: Classifier  # of its features
     projection: ProjectionHead | None
     probabilities: NDArray[np.float32]  # (M, C) what they say of `rows` as they are
-    warnings: tuple[str, ...]
 
 
 def train_classifier(  # noqa: PLR0913 -- everything a training has, in one place
@@ -113,7 +112,6 @@ def train_classifier(  # noqa: PLR0913 -- everything a training has, in one plac
     *,
     rows: NDArray[np.int64],
     views: Views,
-    start: Start | None = None,
     test: Test | None = None,
     seed: int = 0,
     runtime: Runtime | None = None,
@@ -133,7 +131,6 @@ def train_classifier(  # noqa: PLR0913 -- everything a training has, in one plac
         settings: `Classify()` unless given.
         rows: which images to learn from: those that can be decoded.
         views: what the network is shown: `image_views`, or `row_views`.
-        start: heads to begin with; new ones by default.
         test: asked every `settings.test_every` epochs, and at the end, on all processes, for values
             such as "test_accuracy"; it gets what predicts for any rows of any source. Never
             decides anything.
@@ -146,7 +143,8 @@ def train_classifier(  # noqa: PLR0913 -- everything a training has, in one plac
 
     Raises:
         DataError: no image to learn from, or beliefs or labels that do not fit.
-        ConfigError: heads that do not fit, or a batch that cannot be shared among the processes.
+        ConfigError: a network that does not say how wide its features are, or a batch that cannot
+            be shared among the processes.
         NumericError: the loss is not finite.
     """
     settings = settings or Classify()
@@ -154,18 +152,16 @@ def train_classifier(  # noqa: PLR0913 -- everything a training has, in one plac
     _check(source, beliefs, n_classes, rows)
     if isinstance(settings.objective, DivideMix):
         network = twins_of(network, seed + 2, redraw=settings.objective.second == "new")
-    model = Prepared(_made(network, n_classes, settings, start, seed), runtime)
+    model = Prepared(_made(network, n_classes, settings, seed), runtime)
     optimizers = make_optimizers(settings.training.optimizer, model.parts().values())
     average = _average(model, settings, optimizers)
     given = model.bare if average is None else averaged(average)
     predictor = Predictor(
         given.trunk, source, _known(rows, beliefs), settings.clean_norms, views.clean, runtime
     )
-    warnings: list[str] = []
     work = Work(
-        model, average, lambda: predictor(source, rows), views, beliefs, rows, n_classes,
-        settings.training, runtime, seed, warnings.append, source,
-    )  # fmt: skip
+        model, average, views, beliefs, rows, n_classes, settings.training, runtime, seed, source
+    )
     phases = settings.objective.phases(work)
     state: dict[str, Kept] = {**model.parts(), **({} if average is None else {"average": average})}
     model.train()
@@ -184,7 +180,7 @@ def train_classifier(  # noqa: PLR0913 -- everything a training has, in one plac
         )  # fmt: skip
     with predictor.unchanged():
         probabilities, trunk = predictor(source, rows).numpy(), predictor.trunk()
-    return _trained(network, trunk, given.projection, probabilities, warnings)
+    return _trained(network, trunk, given.projection, probabilities)
 
 
 class _Told:
@@ -241,24 +237,15 @@ def _check(source: Source, beliefs: Beliefs, n_classes: int, rows: NDArray[np.in
         raise DataError(f"labels run up to {most}; expected less than n_classes={n_classes}.")
 
 
-def _made(
-    network: nn.Module, n_classes: int, settings: Classify, start: Start | None, seed: int
-) -> NoisyClassifier:
-    """The network with its heads, as given or new."""
-    width = width_of(network)
-    classifier, projection = start or Start()
+def _made(network: nn.Module, n_classes: int, settings: Classify, seed: int) -> NoisyClassifier:
+    """The network with new heads, of the precision of its weights."""
+    width, projection = width_of(network), None
+    dtype = next((weight.dtype for weight in network.parameters()), torch.float32)
     with drawn_from(seed):
-        classifier = classifier or Classifier(width, n_classes)
-    if classifier.settings.n_classes != n_classes:
-        raise ConfigError(
-            f"the classifier to begin with has {classifier.settings.n_classes} classes and there "
-            f"are {n_classes}. Begin with the network alone."
-        )
-    if settings.projection == "none":
-        projection = None
-    elif projection is None:
+        classifier = Classifier(width, n_classes).to(dtype)
+    if settings.projection != "none":
         with drawn_from(seed + 1):
-            projection = _HEADS[settings.projection](width)
+            projection = _HEADS[settings.projection](width).to(dtype)
     return NoisyClassifier(network, classifier, projection)
 
 
@@ -283,7 +270,6 @@ def _trained(
     trunk: Trunk,
     projection: ProjectionHead | None,
     probabilities: NDArray[np.float32],
-    warnings: list[str],
 ) -> TrainedClassifier:
     """In evaluation mode, with gradients wanted of what they were wanted of before."""
     for before, after in zip(network.parameters(), trunk.backbone.parameters(), strict=True):
@@ -291,6 +277,4 @@ def _trained(
     for head in (trunk.classifier, projection):
         if head is not None:
             head.requires_grad_(True).eval()
-    return TrainedClassifier(
-        trunk.backbone.eval(), trunk.classifier, projection, probabilities, tuple(warnings)
-    )
+    return TrainedClassifier(trunk.backbone.eval(), trunk.classifier, projection, probabilities)

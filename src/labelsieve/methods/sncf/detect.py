@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from labelsieve.methods.detection import Detection, Progress
 from labelsieve.methods.sncf.evidence import neighbor_labels
 from labelsieve.methods.sncf.paper import PaperDetection, detect_paper
-from labelsieve.methods.sncf.robust import Detection, Progress, RobustDetection, detect_robust
+from labelsieve.methods.sncf.robust import RobustDetection, detect_robust
 from labelsieve.records import Neighbors, NoiseRate, Verdict
-
-__all__ = ["Detection", "detect"]
 
 _SAID = {
     Verdict.CLEAN: "The paper's rules leave it in its class",
@@ -64,7 +63,8 @@ def detect(
         closest=suggestion,
         foreign_group=split.foreign_groups,
         reasons=tuple(
-            f"{_SAID[Verdict(kind)]}; {s:.0%} of the labels around it are {class_names[c]!r}."
+            f"{_SAID[Verdict(kind)]}; {100 * s:.0f} % of the labels around it are "
+            f"{class_names[c]!r}."
             for kind, s, c in zip(split.kinds, share, suggestion, strict=True)
         ),
         noise_rates=_shares_of_classes(split.kinds, labels, class_names),

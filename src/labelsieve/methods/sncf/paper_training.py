@@ -27,10 +27,11 @@ from labelsieve.features.contrast import Step
 from labelsieve.features.inference import in_mode
 from labelsieve.features.momentum import exchange
 from labelsieve.features.objectives import contrast_groups, guided_contrastive
+from labelsieve.features.shown import STRONG, WEAK
 from labelsieve.methods.sncf.guesses import label_guess, training_targets
 from labelsieve.methods.sncf.losses import mixed_cross_entropy
 from labelsieve.methods.sncf.streams import clean_stream, three_streams
-from labelsieve.methods.sncf.work import STRONG, WEAK, Phase, Work, part_of
+from labelsieve.methods.sncf.work import Phase, Work, part_of
 from labelsieve.records import Verdict
 
 Guessing = Literal["train", "eval", "average"]
@@ -84,14 +85,8 @@ class Paper:
 
         Raises:
             DataError: no image is clean.
-            ConfigError: the average is to guess, and there is none.
         """
         verdict, rows, seed = work.beliefs.verdict, work.rows, work.seed
-        if self.guess == "average" and work.average is None:
-            raise ConfigError(
-                "guess is 'average' and no weights are averaged. Set average, such as 0.999, or "
-                "guess=eval."
-            )
         foreign = verdict[rows] == Verdict.FOREIGN
         zeta = (float(foreign.mean()) or 0.5) if self.contrast_by_share else self.contrast_weight
         if not work.contrasts or zeta == 0:

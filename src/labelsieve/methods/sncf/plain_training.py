@@ -6,11 +6,14 @@ or on those that are believed to be clean.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -21,16 +24,20 @@ from labelsieve.data.samplers import shuffled
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.contrast import Step
 from labelsieve.features.momentum import exchange
+from labelsieve.features.shown import WEAK
+from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.losses import (
     elr_penalty,
     generalized_cross_entropy,
     temporal_average,
 )
-from labelsieve.methods.sncf.work import WEAK, Phase, Work
+from labelsieve.methods.sncf.work import Phase, Work
 from labelsieve.records import Verdict
 
 Loss = Literal["ce", "gce", "elr"]
 Subset = Literal["all", "clean"]
+# Averages of ELR that are held in float32, 1 GB; more are in float16: 2.6 GB of ImageNet's.
+MOST_IN_FULL = 1 << 28
 LossOf = Callable[[Tensor, Tensor], Tensor]  # of logits (B, C) and labels (B,): (B,)
 
 
@@ -69,17 +76,26 @@ class Plain:
                 "of a mixture. Set alpha=0, or another loss."
             )
 
+    def taught(self, beliefs: Beliefs, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which images are learned.
+
+        Args:
+            beliefs: of all N images.
+            rows: (M,) those that may be.
+        """
+        believed = beliefs.verdict[rows] == Verdict.CLEAN
+        if self.on == "all":
+            believed |= ~beliefs.certain[rows]
+        learned: NDArray[np.int64] = rows[believed & (beliefs.labels[rows] >= 0)]
+        return learned
+
     def phases(self, work: Work) -> list[Phase]:
         """One: each image at most once an epoch.
 
         Raises:
             DataError: no image to learn from.
         """
-        beliefs = work.beliefs
-        believed = beliefs.verdict[work.rows] == Verdict.CLEAN
-        if self.on == "all":
-            believed |= ~beliefs.certain[work.rows]
-        rows = work.rows[believed & (beliefs.labels[work.rows] >= 0)]
+        beliefs, rows = work.beliefs, self.taught(work.beliefs, work.rows)
         if len(rows) == 0:
             what = "has a label" if self.on == "all" else "is called clean"
             advice = "Give labels" if self.on == "all" else "Look at the audit, or set on=all"
@@ -88,9 +104,9 @@ class Plain:
             rows, work.training.batch_size, work.seed, n_processes=work.runtime.n_processes
         )
         if self.loss == "elr":
-            averages = torch.zeros(
-                len(beliefs), work.n_classes, device=work.runtime.device, dtype=torch.float32
-            )
+            size = len(beliefs), work.n_classes
+            dtype = torch.float32 if math.prod(size) <= MOST_IN_FULL else torch.float16
+            averages = torch.zeros(size, device=work.runtime.device, dtype=dtype)
             step = elr_step(self, work, averages)
             return [Phase("train", sampler, work.training, step, {"averages": averages})]
         return [Phase("train", sampler, work.training, plain_step(self, work))]
@@ -137,8 +153,8 @@ def elr_step(settings: Plain, work: Work, averages: Tensor) -> Step:
     Args:
         settings: of the penalty.
         work: model, views and labels.
-        averages: (N, C) float32 of all images, zeros at first; changed by each step, alike on all
-            processes.
+        averages: (N, C) float32 or float16 of all images, zeros at first; changed by each step,
+            alike on all processes.
     """
     labels = work.on_device(work.beliefs.labels)
 
@@ -147,7 +163,8 @@ def elr_step(settings: Plain, work: Work, averages: Tensor) -> Step:
         logits = work.model(images).logits
         rows = work.runtime.gather_detached(batch.rows)
         said = work.runtime.gather_detached(logits).softmax(dim=1)
-        averages[rows] = temporal_average(averages[rows], said, settings.keep)
+        kept = temporal_average(averages[rows].float(), said, settings.keep)
+        averages[rows] = kept.to(averages)
         penalty = elr_penalty(logits, averages[batch.rows]).mean()
         fitted = cross_entropy(logits, labels[batch.rows])
         return {"loss": fitted + settings.strength * penalty, "penalty": penalty}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from labelsieve.methods.detection import percent
 from labelsieve.records import Neighbors, Verdict
 
 N_ASKED = 10  # nearest images that a reason speaks of
@@ -81,15 +82,3 @@ def _kinds(labels: NDArray[np.int64]) -> str:
     if len(counts) == 1:
         return "one label, but it lies apart from them"
     return f"{len(counts)} different labels, none more than {counts.max()} times"
-
-
-def percent(probability: float) -> str:
-    """A probability in words: never 0 % or 100 %, which nothing here can be.
-
-    Example:
-        >>> percent(0.913), percent(0.001), percent(0.9999)
-        ('91 %', 'under 1 %', 'over 99 %')
-    """
-    if probability < 0.01:
-        return "under 1 %"
-    return "over 99 %" if probability > 0.99 else f"{probability:.0%}".replace("%", " %")

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelsieve.errors import ConfigError, DataError
+from labelsieve.methods.detection import percent
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.pool import calibrated, reordered
-from labelsieve.methods.sncf.reasons import percent
 from labelsieve.records import Findings, NoiseRate, Verdict
 
 _BLOCK = 1 << 14  # rows at a time: probabilities of 1.28 million images x 1,000 are not copied

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelsieve.errors import ConfigError, DataError
+from labelsieve.methods.detection import Detection, Progress
 from labelsieve.methods.sncf.crossfit import CrossFit, cross_fit
 from labelsieve.methods.sncf.evidence import neighbor_labels, network_inputs
 from labelsieve.methods.sncf.foreign import foreign_groups, foreign_share, foreign_side
@@ -31,9 +32,7 @@ from labelsieve.methods.sncf.posterior import posterior, sharpened
 from labelsieve.methods.sncf.reasons import reasons
 from labelsieve.methods.sncf.transition import anchor_transition
 from labelsieve.methods.sncf.trust import doubts, label_gain, label_skill, trust
-from labelsieve.records import Neighbors, NoiseRate, Verdict
-
-Progress = Callable[[int, int], None]  # (done, total)
+from labelsieve.records import Neighbors, Verdict
 
 
 @dataclass(frozen=True)
@@ -69,21 +68,6 @@ class RobustDetection:
     def floors(self) -> NDArray[np.float64]:
         """Of the least likely classes, one for each repeat."""
         return np.geomspace(self.lowest_floor, self.highest_floor, self.n_repeats)
-
-
-@dataclass(frozen=True)
-class Detection:
-    """What is said of each image: one row an image, in the order of the features."""
-
-    verdict: NDArray[np.int8]  # (N,) a Verdict: clean, mislabeled or foreign
-    probabilities: NDArray[np.float32]  # (N, 3) clean, mislabeled, foreign; rows sum to 1
-    suggestion: NDArray[np.int64]  # (N,) the given class if clean, else the likeliest other
-    suggestion_probability: NDArray[np.float32]  # (N,) that it is right, the given label considered
-    closest: NDArray[np.int64]  # (N,) the class it looks like, be it called clean or not
-    foreign_group: NDArray[np.int32]  # (N,) cluster among the foreign images, -1 none
-    reasons: tuple[str, ...]  # one plain sentence each
-    noise_rates: tuple[NoiseRate, ...]  # of each class
-    warnings: tuple[str, ...]  # when and why the result should not be trusted
 
 
 def detect_robust(

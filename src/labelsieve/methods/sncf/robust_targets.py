@@ -3,6 +3,7 @@
 ::
 
     class_evidence     what the audit says of each image's class, its label considered
+    compact_evidence   the same, three numbers an image
     combined           the audit and the network, as two witnesses
     Memory             what was last said of each image, and what follows from it
 """
@@ -63,23 +64,13 @@ def class_evidence(beliefs: Beliefs, n_classes: int) -> NDArray[np.float32]:
             f"labels up to {labels.max(initial=-1)} and suggestions up to "
             f"{suggestion.max(initial=-1)}; expected classes 0 to {n_classes - 1}, two or more."
         )
-    evidence = np.empty((len(labels), n_classes), np.float32)
-    for first in range(0, len(labels), _BLOCK):
-        block = slice(first, first + _BLOCK)
-        evidence[block] = _evidence_of(beliefs, block, n_classes)
-    return evidence
-
-
-def _evidence_of(beliefs: Beliefs, block: slice, n_classes: int) -> NDArray[np.float64]:
-    """`class_evidence` of some of the images."""
-    labels, suggestion = beliefs.labels[block], beliefs.suggestion[block]
     rows = np.arange(len(labels))
     labeled = labels >= 0
     proposed = (suggestion >= 0) & (suggestion != labels)
-    clean, mislabeled = (beliefs.kinds[block, kind].astype(np.float64) for kind in range(2))
+    clean, mislabeled = (beliefs.kinds[:, kind].astype(np.float64) for kind in range(2))
     evidence = np.zeros((len(labels), n_classes))
     evidence[rows[labeled], labels[labeled]] = clean[labeled]
-    likely = np.minimum(beliefs.suggestion_probability[block], mislabeled)
+    likely = np.minimum(beliefs.suggestion_probability, mislabeled)
     evidence[rows[proposed], suggestion[proposed]] = likely[proposed]
     others = np.ones_like(evidence)
     others[rows[labeled], labels[labeled]] = 0
@@ -93,10 +84,41 @@ def _evidence_of(beliefs: Beliefs, block: slice, n_classes: int) -> NDArray[np.f
     evidence += shared
     total = evidence.sum(axis=1, keepdims=True)
     evidence = np.where(total > 0, evidence / np.where(total > 0, total, 1), 1 / n_classes)
-    doubtful = ~beliefs.certain[block]
+    doubtful = ~beliefs.certain
     evidence[doubtful] = evidence[doubtful].clip(LEAST_EVIDENCE)
     evidence /= evidence.sum(axis=1, keepdims=True)
-    return evidence
+    return evidence.astype(np.float32)
+
+
+def compact_evidence(
+    beliefs: Beliefs, n_classes: int
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """`class_evidence` in little room: of 1.28 million x 1,000 classes it would take 5 GB.
+
+    Args:
+        beliefs: of N images.
+        n_classes: C, at least 2.
+
+    Returns:
+        (N, 3) the evidence of the label, of the suggestion and of each other class, whatever where
+        there is none of the kind; and (C,) the sum over images of the evidence, each as far as it
+        is not foreign.
+
+    Raises:
+        DataError: a label or suggestion is no class.
+    """
+    values, shares = np.empty((len(beliefs), 3), np.float32), np.zeros(n_classes)
+    few = np.arange(min(n_classes, 3))  # at most two of them are named
+    for first in range(0, len(beliefs), _BLOCK):
+        block = slice(first, first + _BLOCK)
+        part = Beliefs(**{name: column[block] for name, column in vars(beliefs).items()})
+        evidence, rows = class_evidence(part, n_classes), np.arange(len(part))
+        named = (few == part.labels[:, None]) | (few == part.suggestion[:, None])
+        for column, classes in enumerate((part.labels, part.suggestion, named.argmin(axis=1))):
+            values[block, column] = evidence[rows, classes]
+        known = 1 - part.kinds[:, Verdict.FOREIGN]
+        shares += np.einsum("n,nc->c", known, evidence, dtype=np.float64)
+    return values, shares
 
 
 @torch.no_grad()
@@ -187,19 +209,20 @@ class Targets:
             memory: on the device of the network; changed by each batch.
         """
         self._settings, self._memory = settings, memory
-        classes = class_evidence(beliefs, n_classes)
-
-        device = memory.worth.device
+        self._n_classes, device = n_classes, memory.worth.device
+        evidence, shares = compact_evidence(beliefs, n_classes)
 
         def on_device(values: NDArray[np.generic]) -> Tensor:
             return torch.from_numpy(np.array(values)).to(device)
 
-        self._classes, self._kinds = on_device(classes), on_device(beliefs.kinds)  # (N, C), (N, 3)
+        self._values, self._kinds = on_device(evidence), on_device(beliefs.kinds)  # (N, 3) both
+        self._suggestion, self._class_numbers = (
+            on_device(beliefs.suggestion),
+            on_device(np.arange(n_classes)),
+        )
         self._labels, self._certain = on_device(beliefs.labels), on_device(beliefs.certain)
         self._groups = on_device(beliefs.foreign_group.astype(np.int64))
         self._noisy = (beliefs.verdict == Verdict.MISLABELED) & ~beliefs.certain
-        known = 1 - beliefs.kinds[:, Verdict.FOREIGN]
-        shares = np.einsum("n,nc->c", known, classes, dtype=np.float64)
         self.prior = on_device(shares.astype(np.float32))  # (C,) how often a class is there
 
     def of(self, rows: Tensor, logits: Tensor, trust: float, epoch: int) -> tuple[Tensor, Tensor]:
@@ -217,7 +240,7 @@ class Targets:
         both = self._settings.evidence == "both"
         end = self._settings.audit_power if both else 0.0
         aims = combined(
-            self._classes[rows], logits, 1 - trust * (1 - end), trust * self._settings.guess_power
+            self._evidence(rows), logits, 1 - trust * (1 - end), trust * self._settings.guess_power
         )
         kinds, labels = self._kinds[rows], self._labels[rows]
         self._remember(rows, labels, logits, aims)
@@ -241,9 +264,7 @@ class Targets:
         of their group of foreign images, or alone.
         """
         foreign = self._kinds[rows].argmax(dim=1) == Verdict.FOREIGN
-        shared = contrast_groups(
-            aims.argmax(dim=1), foreign, self._groups[rows], self._classes.shape[1]
-        )
+        shared = contrast_groups(aims.argmax(dim=1), foreign, self._groups[rows], self._n_classes)
         return shared, torch.where(foreign, self._kinds[rows, Verdict.FOREIGN].to(weights), weights)
 
     def after_epoch(self, epoch: int, rows: NDArray[np.int64], *, begun: bool) -> dict[str, float]:
@@ -269,6 +290,12 @@ class Targets:
                 float(worth[self._noisy[seen]].mean()) if self._noisy[seen].any() else 1.0
             )
         return log
+
+    def _evidence(self, rows: Tensor) -> Tensor:
+        """(B, C) of `class_evidence`, of which only three numbers an image are held."""
+        label, suggestion, rest = (value[:, None] for value in self._values[rows].unbind(dim=1))
+        found = torch.where(self._class_numbers == self._suggestion[rows, None], suggestion, rest)
+        return torch.where(self._class_numbers == self._labels[rows, None], label, found)
 
     def _remember(self, rows: Tensor, labels: Tensor, logits: Tensor, aims: Tensor) -> None:
         """What the teacher's losses are now; where a class is missing, none."""

@@ -35,6 +35,7 @@ from labelsieve.features.contrast import Step
 from labelsieve.features.inference import in_mode
 from labelsieve.features.momentum import exchange
 from labelsieve.features.objectives import interpolated_contrastive
+from labelsieve.features.shown import STRONG, WEAK
 from labelsieve.methods.sncf.losses import (
     balance_penalty,
     mixed_cross_entropy,
@@ -42,7 +43,7 @@ from labelsieve.methods.sncf.losses import (
 )
 from labelsieve.methods.sncf.robust_targets import Evidence, Memory, Targets
 from labelsieve.methods.sncf.thinned_stream import thinned
-from labelsieve.methods.sncf.work import STRONG, WEAK, Phase, Work
+from labelsieve.methods.sncf.work import Phase, Work
 from labelsieve.records import Verdict
 
 Teacher = Literal["average", "network"]

@@ -75,13 +75,14 @@ def doubts(
     found = []
     if skill < FULL_SKILL:
         found.append(
-            f"The features hardly predict the labels (they explain {max(skill, 0):.1%} of them). "
-            "Labels were given the benefit of the doubt; try other features, with --backbone."
+            "The features hardly predict the labels (they explain "
+            f"{100 * max(skill, 0):.1f} % of them). Labels were given the benefit of the doubt; "
+            "try other features, with --backbone."
         )
     if 0 < called < FEW_CALLS:
         found.append(
-            f"Only {called:.1%} of the labels are called wrong. Where so few are, many of these "
-            "images are unusual rather than mislabeled; look at each before you act."
+            f"Only {100 * called:.1f} % of the labels are called wrong. Where so few are, many of "
+            "these images are unusual rather than mislabeled; look at each before you act."
         )
     counts = np.bincount(labels[labels >= 0], minlength=len(class_names))
     small = [name for name, n in zip(class_names, counts, strict=True) if 0 < n < SMALL_CLASS]

@@ -1,0 +1,294 @@
+"""The default: how likely each asserted tag is right, by several gates; the tagger learns that.
+
+Beyond the paper, whose cleaner gives the median of 0 and 1 and so deletes a tag that is more often
+wrong than right altogether. A gate gives a probability:
+
+1. gates learn the verified pairs, as often as is best for images that are held out (`_stopped`);
+2. what they say of all asserted pairs is what the tagger learns, 9:1 with verified images;
+3. its biases are refitted to the verified images, so that its probabilities can be believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from labelsieve.checkpoints import Kept
+from labelsieve.data.batches import Batch, Source, of_rows
+from labelsieve.data.draws import batch_generator
+from labelsieve.data.samplers import shuffled
+from labelsieve.errors import ConfigError
+from labelsieve.features.contrast import Step
+from labelsieve.features.tag_batch import TagBatch, pair_places
+from labelsieve.features.tag_heads import GateCleaner, GateShape
+from labelsieve.features.weights import drawn_from
+from labelsieve.loop import LearningRate, Training
+from labelsieve.methods.veit.asking import PairAnswer, blocks, pair_answers
+from labelsieve.methods.veit.baseline import unseen_logits
+from labelsieve.methods.veit.network import TagNet
+from labelsieve.methods.veit.objectives.biases import refit_biases
+from labelsieve.methods.veit.objectives.plain import both_kinds, tagger_step
+from labelsieve.methods.veit.stopping import folds
+from labelsieve.methods.veit.targets import only_rows, overruled
+from labelsieve.methods.veit.work import Learned, Work, numbers
+from labelsieve.optimizers import Optimizer, make_optimizers
+from labelsieve.tag_set import values_at
+
+
+@dataclass(frozen=True)
+class Gated:
+    """Settings of the gates, and of what the tagger learns of them."""
+
+    n_members: int = 5  # gates, of which the mean is taken
+    n_label: int = 128
+    n_hidden: int = 256
+    dropout: float = 0.5
+    rate: float = 1e-3  # learning rate
+    weight_decay: float = 1e-2
+    batch_size: int = 256  # verified images a batch; fewer where they are few: a sixteenth of them
+    passes: int = 64  # over the verified images, at most; as often as is best for held-out ones
+    n_folds: int = 5  # parts of the verified images, each held out once; 0: all passes are made
+    # Taggers of parts of the other images, so that each is judged by one that did not learn it,
+    # where taggers know by heart what they learned; 0: never.
+    n_taggers: int = 4
+    calibrate: bool = True  # refit the tagger's biases in the end
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("n_members", 1), ("n_label", 1), ("n_hidden", 1), ("batch_size", 1), ("passes", 1),
+            ("n_folds", 0), ("n_taggers", 0), ("weight_decay", 0),
+        ):  # fmt: skip
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected {least} or more.")
+        if not self.rate > 0 or not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f"rate is {self.rate} and dropout {self.dropout}; expected above 0, and "
+                "0 <= dropout < 1."
+            )
+        if self.n_folds == 1 or self.n_taggers == 1:
+            raise ConfigError(
+                "n_folds and n_taggers are 0, or at least 2 parts to hold one out of."
+            )
+
+    def planned(self, work: Work) -> int:
+        n = len(work.verified_rows)
+        a_pass = max(1, n // self._size(n))
+        return (self.n_folds + 1) * self.passes * a_pass + (self.n_taggers + 1) * work.updates
+
+    def learn(self, work: Work, before: TagNet) -> Learned:
+        logits, _ = unseen_logits(work, before, self.n_taggers)
+        few = _few(work, before, logits)
+        n_passes, cross_fitted = self._stopped(work, few)
+        gates = self._fit(work, few, np.arange(len(few.rows)), n_passes, "gates")
+        keep = kept(work, before, gates, logits)
+        spread = np.full(work.asserted.nnz, np.nan, np.float32)
+        if cross_fitted is not None:
+            spread[few.places] = cross_fitted
+        soft = overruled(keep, work.asserted, work.verified)
+        targets = _with_added(work, soft)
+        work.train(
+            "tagger", tagger_step(work, targets), both_kinds(work),
+            work.optimizers(work.training), {"net": work.net}, n_updates=work.updates,
+        )  # fmt: skip
+        if self.calibrate:
+            refit_biases(work, pull=1.0)
+        return Learned(gates=gates, pair_logits=logits, cross_fitted=spread, n_updates=n_passes)
+
+    def _stopped(self, work: Work, few: _Few) -> tuple[int, NDArray[np.float32] | None]:
+        """After how many passes held-out pairs are told best, and what is said of them then."""
+        if self.n_folds == 0 or len(few.rows) < 2:
+            return self.passes, None
+        looks = _looks(self.passes)
+        said = torch.full((len(looks), few.asserted.nnz), float("nan"))
+        for i, (fit, held) in enumerate(folds(np.arange(len(few.rows)), work.seed, self.n_folds)):
+            own = torch.full_like(said, float("nan"))
+            self._fit(work, few, fit, self.passes, f"gates-{i}", (looks, held, own))
+            places = pair_places(few.asserted, held)
+            said[:, places] = own[:, places]
+        known = np.flatnonzero(few.said)
+        if not len(known):
+            return self.passes, None
+        right = torch.from_numpy((few.said[known] > 0).astype(np.float32))
+        losses = [binary_cross_entropy_with_logits(each[known], right).item() for each in said]
+        best = int(np.argmin(losses))
+        found = said[best].sigmoid().numpy()
+        found[few.said == 0] = np.nan
+        return looks[best], found
+
+    def _fit(
+        self,
+        work: Work,
+        few: _Few,
+        rows: NDArray[np.int64],
+        n_passes: int,
+        name: str,
+        watched: tuple[list[int], NDArray[np.int64], Tensor] | None = None,
+    ) -> GateCleaner:
+        """New gates learn verified pairs of some rows of the few."""
+        gates = self._made(work, few.features.shape[1])
+        prepared = work.runtime.prepare(gates)
+        training = Training(
+            epochs=n_passes, batch_size=self._size(len(rows)),
+            learning_rate=LearningRate(peak=self.rate, shape="constant"),
+            optimizer=Optimizer("adamw", weight_decay=self.weight_decay),
+            precision=work.training.precision,
+            checkpoint_minutes=work.training.checkpoint_minutes,
+        )  # fmt: skip
+        sampler = shuffled(
+            rows, training.batch_size, work.seed, n_processes=work.runtime.n_processes
+        )
+        state: dict[str, Kept] = {
+            "gates": prepared,
+            **({} if watched is None else {"said": watched[2]}),
+        }
+        prepared.train()
+        work.train(
+            name, gate_step(work, prepared, few), sampler,
+            make_optimizers(training.optimizer, [prepared]), state,
+            training=training, source=few.source,
+            after_epoch=None if watched is None else _watch(work, gates, few, *watched),
+        )  # fmt: skip
+        return gates.eval()
+
+    def _made(self, work: Work, n_features: int) -> GateCleaner:
+        shape = GateShape(
+            work.n_tags, n_features, self.n_label, self.n_hidden, self.n_members, self.dropout
+        )
+        with drawn_from(work.seed + 2):
+            return GateCleaner(shape)
+
+    def _size(self, n: int) -> int:
+        """Verified images a batch, of so many."""
+        return max(1, min(self.batch_size, max(32, n // 16), n))
+
+
+@dataclass(frozen=True)
+class _Few:
+    """The verified images, by themselves."""
+
+    rows: NDArray[np.int64]  # (V,) which images they are
+    features: NDArray[np.float32]  # (V, D) by the tagger of the tags as asserted
+    source: Source  # of these
+    asserted: csr_array  # (V, C)
+    logits: NDArray[np.float32]  # (p,) of the asserted pairs
+    said: NDArray[np.int8]  # (p,) +1, -1, 0
+    places: NDArray[np.int64]  # (p,) of these pairs among all P
+
+
+def _few(work: Work, before: TagNet, logits: NDArray[np.float32]) -> _Few:
+    rows = work.verified_rows
+    seen = blocks(before, work.source, rows, work.views.clean, work.runtime)
+    features = np.concatenate([features.float().cpu().numpy() for _, features, _ in seen])
+    asserted = work.asserted[rows]
+    places = pair_places(work.asserted, rows)
+    said = values_at(work.verified[rows], asserted)
+    return _Few(rows, features, of_rows(features), asserted, logits[places], said, places)
+
+
+def gate_step(work: Work, gates: torch.nn.Module, few: _Few) -> Step:
+    """Each gate learns which asserted pairs people found right: summed over pairs."""
+
+    def step(batch: Batch) -> Mapping[str, Tensor]:
+        rows = numbers(batch.rows)
+        places = pair_places(few.asserted, rows)
+        logits = torch.from_numpy(few.logits[places]).to(work.runtime.device)
+        said = torch.from_numpy(few.said[places]).to(work.runtime.device)
+        dice = batch_generator(work.seed, batch.epoch, batch.step)
+        generator = torch.Generator().manual_seed(int(dice.integers(0, 2**62)))
+        answers = gates(work.tags(few.asserted, rows), batch.images, logits, generator)
+        right = (said > 0).float().expand_as(answers)
+        losses = binary_cross_entropy_with_logits(answers, right, reduction="none")
+        return {"loss": (losses * (said != 0)).sum() / len(rows)}
+
+    return step
+
+
+def gate_answer(
+    gates: GateCleaner, pair_logits: NDArray[np.float32] | None, never_verified: Tensor
+) -> PairAnswer:
+    """How likely asserted pairs are right: the mean over gates; 1 for tags that nobody verified.
+
+    Args:
+        gates: in evaluation mode.
+        pair_logits: (P,) of the tagger; None: what it says now.
+        never_verified: (C,) bool.
+    """
+
+    def answer(
+        tags: TagBatch, places: NDArray[np.int64], features: Tensor, logits: Tensor
+    ) -> Tensor:
+        at = logits[tags.rows, tags.columns]
+        if pair_logits is not None:
+            at = torch.from_numpy(pair_logits[places]).to(logits)
+        said = gates(tags, features, at).sigmoid().mean(dim=0)
+        return torch.where(never_verified[tags.columns], 1.0, said)
+
+    return answer
+
+
+def kept(
+    work: Work, before: TagNet, gates: GateCleaner, logits: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """(P,) how likely each asserted pair is right; of images that are not learned, as asserted."""
+    never = torch.ones(work.n_tags, dtype=torch.bool)
+    never[torch.from_numpy(np.unique(work.verified.indices)).long()] = False
+    rows = np.sort(np.concatenate([work.noisy_rows, work.verified_rows]))
+    found = pair_answers(
+        gate_answer(gates, logits, never.to(work.runtime.device)), before, work.source,
+        work.asserted, rows, work.views.clean, work.runtime,
+    )  # fmt: skip
+    found *= work.asserted.data
+    return np.nan_to_num(found, nan=1.0)
+
+
+def _with_added(work: Work, soft: NDArray[np.float32]) -> csr_array:
+    """(N, C) targets: what is said of asserted pairs, and tags that people added."""
+    matrix = csr_array(
+        (soft, work.asserted.indices, work.asserted.indptr), shape=work.asserted.shape
+    )
+    added = only_rows(work.verified, work.verified_rows).astype(np.float32)
+    added.data[(added.data < 0) | (values_at(matrix, added) != 0)] = 0
+    # + of sparse matrices sums what both have: nothing is left in `added` that `matrix` has
+    found: csr_array = matrix + added
+    found.eliminate_zeros()
+    return found
+
+
+def _looks(passes: int) -> list[int]:
+    """After how many passes held-out pairs are looked at: 1, 2, 4, ..., and all."""
+    return sorted({*(2**i for i in range(passes.bit_length())), passes})
+
+
+def _watch(
+    work: Work,
+    gates: GateCleaner,
+    few: _Few,
+    looks: list[int],
+    held: NDArray[np.int64],
+    said: Tensor,
+) -> Callable[[int, dict[str, float]], None]:
+    places = pair_places(few.asserted, held)
+
+    @torch.no_grad()
+    def after_epoch(epoch: int, values: dict[str, float]) -> None:
+        if epoch + 1 not in looks:
+            return
+        gates.eval()
+        device = work.runtime.device
+        found = gates(
+            work.tags(few.asserted, held),
+            torch.from_numpy(few.features[held]).to(device),
+            torch.from_numpy(few.logits[places]).to(device),
+        )  # fmt: skip
+        # the logit of the mean probability
+        said[looks.index(epoch + 1), places] = found.sigmoid().mean(dim=0).logit(1e-6).cpu()
+        gates.train()
+
+    return after_epoch
