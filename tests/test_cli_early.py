@@ -16,6 +16,7 @@ from labelsieve.methods import auditing as audits
 from labelsieve.methods.prism import recipes as retrieving
 from labelsieve.methods.scan import recipes as clustering
 from labelsieve.methods.sncf import training_recipes as trainings
+from labelsieve.methods.veit import recipes as tagging
 from made_training import about, done, refusal
 
 
@@ -27,6 +28,7 @@ def test_the_names_that_are_known_early_are_those_there_are():
         "train": set(trainings.OBJECTIVES),
         "cluster": set(clustering.RECIPES),
         "retrieve": set(retrieving.OBJECTIVES),
+        "tag": set(tagging.OBJECTIVES),
     }
     assert {command: set(names) for command, names in MODELS.items()} == {
         "train": set(trainings.MODELS),

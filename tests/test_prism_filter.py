@@ -543,7 +543,7 @@ def test_what_is_done_where_asking_costs_a_wait_has_the_same_result(score, size,
         rows[2], labels[4] = math.nan, -1
     here, there = (CleanFilter(20, 16, size, Filter(noise_rate=0.4, score=score)) for _ in "ab")
     kept = run(here, batches)
-    for module in ("filter", "thresholds"):
+    for module in ("filter", "thresholds", "usable"):
         name = f"labelsieve.methods.prism.{module}.waits_for_nothing"
         monkeypatch.setattr(name, lambda values: False)
     assert run(there, batches).equal(kept)

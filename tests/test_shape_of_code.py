@@ -30,7 +30,12 @@ MAY_IMPORT = {
     "choices": {"errors", "files"},
     "clusters": {"choices", "records", "errors", "files"},
     "classified": {"choices", "records", "errors", "files"},
-    "data": {"records", "errors", "files", "config"},
+    "tag_set": {"records", "errors", "files"},
+    "tag_tables": {"errors", "files"},
+    "tag_verdicts": {"tag_set", "errors"},
+    "tag_findings": {"tag_set", "tag_tables", "tag_verdicts", "choices", "records", "errors"},
+    "tagged_images": {"choices", "errors", "files"},
+    "data": {"tag_set", "records", "errors", "files", "config"},
     "batch_norm": set(),
     "runtime": {"batch_norm", "errors"},
     "optimizers": {"runtime", "errors"},
@@ -40,23 +45,26 @@ MAY_IMPORT = {
     "features": {"data", "records", "errors", "files", "config"} | TRAINING,
     "neighbors": {"records", "errors", "files", "config"},
     "methods": {"features", "neighbors", "data", "clusters", "records", "errors", "files", "config"}
-    | TRAINING,
+    | TRAINING
+    | {"tag_set"},
     "report": {"features", "neighbors", "data", "clusters", "classified", "choices", "records"}
-    | {"errors", "files", "config"},
+    | {"tag_set", "tag_verdicts", "tag_findings", "errors", "files", "config"},
     "exports": {"report", "data", "clusters", "records", "run", "errors", "files"},
     "inputs": {"errors"},
     "trained": {"features", "data", "records", "run", "inputs", "errors"},
     "makers": {"trained", "features", "data", "records", "run", "inputs", "errors", "files"},
     "classifying": {"makers", "trained", "stages", "methods", "features", "data", "records", "run"}
     | {"runtime", "inputs", "errors"},
-    "onnx_export": {"classifying", "features", "errors", "files"},
+    "onnx_export": {"classifying", "features", "run", "errors", "files"},
     "model": {"prediction", "classified", "report", "records", "run", "inputs", "errors", "files"},
     "training_settings": {"pipeline", "methods", "data"},
     "training_evidence": {"methods", "data", "records", "run", "inputs", "errors"},
-    "training_checks": {"training_evidence", "run", "runtime", "inputs", "errors"},
+    "training_checks": {"training_evidence", "pipeline", "run", "runtime", "inputs", "config"}
+    | {"errors"},
     "retrieval": {"training_checks", "prediction", "clustering", "pipeline", "representation"}
     | {"assemble", "stages", "classifying", "makers", "trained", "methods", "report", "features"}
-    | {"neighbors", "data", "records", "run", "inputs", "config", "files", "errors"} | TRAINING,
+    | {"neighbors", "data", "records", "run", "inputs", "config", "files", "errors"}
+    | TRAINING,
 }
 
 

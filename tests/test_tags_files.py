@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from labelsieve.data.tags.read import read_tags
+from labelsieve.data.tags.write import write_tags
 from labelsieve.errors import DataError
-from made_tags import said, tags_of, verified_of, written
+from made_tags import said, tags_of, verified_of, without, written
+from test_tags_tables import declared
 
 HEADER = "ImageID,Source,LabelName,Confidence"
 
@@ -203,3 +208,33 @@ def test_the_real_pair_of_mirflickr_is_read_as_the_paper_means_it(shared_data: P
     assert int(by_column.never_verified.sum()) == 10
     rejected = (by_column.verified.data < 0).mean()
     assert 0.25 < rejected < 0.35  # 30.6 % in all 25,000
+
+
+def test_a_saved_data_set_is_read_from_its_arrow_files_and_written_as_parquet(tmp_path: Path):
+    folder = tmp_path / "saved"
+    written(folder, "state.json", json.dumps({"_data_files": [{"filename": "data-0.arrow"}]}))
+    written(folder, "dataset_info.json", "{}")
+    kind = pa.list_(pa.int64())
+    table = pa.table({"image": ["a", "b"], "labels": pa.array([[0, 1], [1]], kind)})
+    table = table.replace_schema_metadata(declared(["cat", "sea"]))
+    with pa.ipc.new_stream(folder / "data-0.arrow", table.schema) as stream:
+        stream.write_table(table)
+    found = read_tags(folder)
+    assert tags_of(found) == {"a": {"cat", "sea"}, "b": {"sea"}}
+    write_tags(found, without(found, ("a", "sea")), tmp_path / "o.parquet")
+    assert tags_of(read_tags(tmp_path / "o.parquet")) == {"a": {"cat"}, "b": {"sea"}}
+
+
+def test_tags_in_the_json_of_tars_are_read(tmp_path: Path):
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for name, data in (
+            ("1.jpg", b"x"), ("1.json", b'{"labels": ["cat", "sea"]}'),
+            ("2.jpg", b"y"), ("2.json", b'{"labels": ["sea"]}'),
+        ):  # fmt: skip
+            about = tarfile.TarInfo(name)
+            about.size = len(data)
+            tar.addfile(about, io.BytesIO(data))
+    found = read_tags(tmp_path / "t.tar", label="labels")
+    assert sorted(map(sorted, tags_of(found).values())) == [["cat", "sea"], ["sea"]]
+    assert found.images is not None
+    assert found.images.places.kind == "tar"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 import reference_tags as slow
+from labelsieve.data.tags.read import read_tags
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.methods.veit import verify
 from labelsieve.methods.veit.verify import (
@@ -217,6 +218,37 @@ def test_the_table_to_fill_in_comes_in_batches_of_one_tag(tmp_path):
     assert {(line["image"], line["tag"], line["why"]) for line in lines} == expected
     first = [place for place in places(found) if names[place[1]] == tags[0]]
     assert [line["image"] for line in lines[: len(first)]] == [ids[row] for row, _ in first]
+
+
+def test_what_was_filled_in_is_taken_back_as_verified(tmp_path):
+    source = tmp_path / "photos.csv"
+    names = ["bird", "cat", "dog"]
+    source.write_text(
+        "image,labels\n"
+        + "".join(f"{row:04},{'|'.join(names[: 1 + row % 3])}\n" for row in range(30))
+    )
+    tags = read_tags(source)
+    keep = np.linspace(0, 1, tags.asserted.nnz).astype(np.float32)
+    suggest(keep, tags.asserted, tags.verified, 12).write(
+        tmp_path / "asked.csv", tags.ids, tags.tag_names
+    )
+    with (tmp_path / "asked.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    for i, line in enumerate(lines):
+        line["present"] = ("1", "0", "")[i % 3]  # a third is left blank
+    with (tmp_path / "asked.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, lines[0])
+        writer.writeheader()
+        writer.writerows(lines)
+    after = read_tags(source, verified=tmp_path / "asked.csv")
+    found = {
+        (after.ids[row], after.tag_names[column], present)
+        for row, column, present in zip(*(c.tolist() for c in after.verified_pairs()), strict=True)
+    }
+    assert found == {
+        (line["image"], line["tag"], line["present"] == "1") for line in lines if line["present"]
+    }
+    assert len(found) == 8
 
 
 def test_nothing_left_to_verify_is_an_empty_list(tmp_path):

@@ -15,8 +15,9 @@ Progress = Callable[[str, int, int], None]  # stage, done, total
 
 _PATHS = (
     "source", "valid", "features", "weights", "network", "audited", "decisions", "decided", "test",
-    "test_features",
+    "test_features", "image_folder", "synonyms", "groups",
 )  # fmt: skip
+_PATHS_OR_COLUMNS = ("verified", "answers", "truth")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class Inputs:
     weights: str | None = None  # file
     network: str | None = None  # folder of a trained one, or file of weights
     pretrain: str | None = None  # recipe of features/recipes.py
+    verified: str | None = None  # of tags: what people found, a column or a file
+    answers: str | None = None  # the same, only to score by
+    image_folder: str | None = None  # of tags: the folder of the images' files
+    synonyms: str | None = None  # of tags: a file
+    implies: tuple[str, ...] = ()  # of tags: such as "dog:animal"
+    groups: str | None = None  # of tags: a file of what is scored together
     recipe: str = "robust"
     model: str = "features"  # what a training trains
     seed: int = 0
@@ -58,12 +65,18 @@ class Inputs:
 def recorded(inputs: Inputs) -> dict[str, Any]:
     """Inputs as run.json keeps them: with absolute paths, to be read from anywhere."""
     paths = {name: getattr(inputs, name) for name in _PATHS}
+    for name in _PATHS_OR_COLUMNS:
+        given = getattr(inputs, name)
+        paths[name] = given if given is not None and os.path.exists(given) else None
     return asdict(inputs) | {name: os.path.abspath(p) for name, p in paths.items() if p is not None}
 
 
 def stamps(inputs: Inputs) -> dict[str, str]:
     """Size and time of change of the files given: another stamp, another file."""
-    given = (inputs.features, inputs.weights, _weights_of(inputs.network), inputs.test_features)
+    given = (
+        inputs.features, inputs.weights, _weights_of(inputs.network), inputs.test_features,
+        inputs.verified, inputs.answers, inputs.synonyms, inputs.groups,
+    )  # fmt: skip
     return stamps_of(name for name in given if name)
 
 

@@ -40,11 +40,15 @@ from labelsieve.report.metrics import Scores, score
 from labelsieve.report.page import write_page
 from labelsieve.report.retrieval_evaluation import RetrievalEvaluation, retrieval_evaluation
 from labelsieve.report.retrieval_metrics import RetrievalScores
+from labelsieve.report.tag_evaluation import TagEvaluation, tag_evaluation
+from labelsieve.report.tag_metrics import TagScores
 from labelsieve.representation import feature_maker
 from labelsieve.retrieval.retrieving import read_retrieved, write_retrieved_page
 from labelsieve.retrieval.retrieving import sets_of as retrieval_sets
 from labelsieve.retrieval.settings import Retrieve, retrieve_recipe
 from labelsieve.run import Run, read_run
+from labelsieve.tagging.settings import Tag, tagging_recipe
+from labelsieve.tagging.tagging import Wanted, read_cleaned, write_cleaned_page
 from labelsieve.training import Taught, read_taught, sets_of, write_taught_page
 from labelsieve.training_settings import Train, train_recipe
 
@@ -201,6 +205,25 @@ def evaluate_retrieval(runs: Sequence[Path]) -> RetrievalEvaluation:
     return retrieval_evaluation(found)
 
 
+def evaluate_tags(runs: Sequence[Path]) -> TagEvaluation:
+    """Put the scores of cleanings of tags side by side, such as those of several seeds.
+
+    Raises:
+        RunError: a run is no cleaning, was not scored, or is named twice.
+    """
+    found: dict[str, dict[str, TagScores]] = {}
+    for run in runs:
+        about = read_run(run)
+        if about["job"] != "tag":
+            raise RunError(f"{run}: made by `labelsieve {about['job']}`; expected runs of `tag`.")
+        if any(run.resolve() == Path(other).resolve() for other in found):
+            raise RunError(f"{run}: named twice. A run always agrees with itself; name it once.")
+        if not about.get("scores"):
+            raise RunError(f"{run}: made without --test, so there are no scores of it.")
+        found[str(run)] = read_cleaned(run, about).scores
+    return tag_evaluation(found)
+
+
 def rewrite_report(run: Path) -> Path:
     """Write the page of a finished run again."""
     about = read_run(run)
@@ -215,6 +238,8 @@ def rewrite_report(run: Path) -> Path:
     if about["job"] == "retrieve":
         inputs, _ = retrieval_of(run)
         return write_retrieved_page(run, read_retrieved(run, about), *retrieval_sets(inputs))
+    if about["job"] == "tag":
+        return write_cleaned_page(run, read_cleaned(run, about))
     inputs, _ = inputs_of(run)
     images = read(inputs.source, label=inputs.label, truth=inputs.truth)
     findings = Findings.load(run / "findings.parquet")
@@ -261,6 +286,16 @@ def retrieval_of(run: Path) -> tuple[Inputs, Retrieve]:
     inputs = Inputs(**about["inputs"])
     settings = retrieve_recipe(inputs.recipe, inputs.model, inputs.pretrain)
     return inputs, from_dict(settings, about["retrieve"], str(run / "run.json"))
+
+
+def cleaning_of(run: Path) -> tuple[Inputs, Tag, Wanted]:
+    """What finished clean tags were made from, by run.json alone."""
+    about = read_run(run)["settings"]
+    known = about["inputs"] | {"implies": tuple(about["inputs"]["implies"])}
+    inputs = Inputs(**{**known, "audited": str(run)})  # its tags, with all that was verified
+    settings = tagging_recipe(inputs.recipe, inputs.pretrain)
+    wanted = Wanted(**{**about["wanted"], "compare": tuple(about["wanted"]["compare"])})
+    return inputs, from_dict(settings, about["tag"], str(run / "run.json")), wanted
 
 
 def features_of(run: Path) -> tuple[Inputs, Dictionary, Pretrain | None]:

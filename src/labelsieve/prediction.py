@@ -30,6 +30,8 @@ from labelsieve.records import Features, ImageSet
 from labelsieve.retrieval.kept import embedded
 from labelsieve.run import Run, read_run
 from labelsieve.stages import SMALL, image_source
+from labelsieve.tagged_images import TaggedImages
+from labelsieve.tagging.kept import tag_images
 from labelsieve.trained import in_training_format
 
 SUFFIXES = (".csv", ".parquet")
@@ -45,7 +47,7 @@ def run_predict(
     device: str = "cpu",
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Clusters | Predictions | Features:
+) -> Clusters | Predictions | Features | TaggedImages:
     """Write a table of new images and the clusters or classes they fall into, or their embeddings.
 
     Args:
@@ -82,6 +84,12 @@ def run_predict(
         said = predict_classes(folder, source, features=features, device=device, progress=progress)
         said.write(out)
         return said
+    if job == "tag":
+        if names is not None:
+            raise ConfigError(f"--names {names}: tags have names. Leave it out.")
+        tagged = tags_of_images(folder, source, features=features, device=device, progress=progress)
+        tagged.write(out)
+        return tagged
     if job == "retrieve":
         if names is not None:
             raise ConfigError(f"--names {names}: embeddings have no names. Leave it out.")
@@ -104,11 +112,11 @@ def predict(
     features: str | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
-) -> Clusters | Predictions | Features:
+) -> Clusters | Predictions | Features | TaggedImages:
     """Put images into the clusters that a run made, say which of its classes they show, or embed.
 
     Args:
-        folder: of a finished `labelsieve cluster`, `labelsieve train` or `labelsieve retrieve`.
+        folder: of a finished `labelsieve cluster`, `train`, `retrieve` or `tag`.
         images: from `read`, or what `read` takes.
         features: file of the images' features, where the run's own came from a file.
         device: "cpu", "cuda", ...
@@ -126,8 +134,8 @@ def predict(
         >>> import labelsieve as ls
         >>> clusters = ls.predict("run/", "new-photos/")  # doctest: +SKIP
     """
-    ways: dict[str, Callable[..., Clusters | Predictions | Features]] = {
-        "train": predict_classes, "retrieve": embed_images
+    ways: dict[str, Callable[..., Clusters | Predictions | Features | TaggedImages]] = {
+        "train": predict_classes, "retrieve": embed_images, "tag": tags_of_images
     }  # fmt: skip
     by = ways.get(read_run(Path(folder))["job"], predict_clusters)
     return by(folder, images, features=features, device=device, progress=progress)
@@ -198,6 +206,26 @@ def embed_images(
             Path(folder), images, features=features, device=device, run=run,
             progress=progress or silent,
         )  # fmt: skip
+
+
+def tags_of_images(
+    folder: str | Path,
+    images: ImageSet | str | Path,
+    *,
+    features: str | Features | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> TaggedImages:
+    """Which tags each image has, by a run of `labelsieve tag`."""
+    check_device(device)
+    if not isinstance(images, ImageSet):
+        images = read(images)
+    with scratch() as run:
+        said = tag_images(
+            Path(folder), images, features=features, device=device, run=run,
+            progress=progress or silent,
+        )  # fmt: skip
+    return TaggedImages(images.ids, said.tag_names, said.rows, said.probabilities)
 
 
 @contextmanager

@@ -30,7 +30,10 @@ OUTPUTS = (
     "run.json", "log.jsonl", "findings.parquet", "findings.csv", "audit.parquet", "decided.jsonl",
     "predictions.parquet", "predictions.csv", "clusters.parquet",
     "clusters.csv", "prototypes.csv", "retrieved.parquet", "retrieved.csv", "embeddings.npy",
-    "embeddings.json", "test-embeddings.npy", "test-embeddings.json", "features.npy", "features.json", "report.html",
+    "embeddings.json", "tags.parquet", "tags.csv", "labels.parquet", "labels.csv", "given.parquet",
+    "given.images.parquet", "by_tag.csv", "to_verify.csv", "page.json", "counted.parquet",
+    "cleaned", "cleaned.parquet", "cleaned.csv", "cleaned.json", "cleaned.txt", "cleaned.tsv",
+    "test-embeddings.npy", "test-embeddings.json", "features.npy", "features.json", "report.html",
     "model.safetensors", "model.json", "joint.safetensors", "dictionary.safetensors", "pretext",
     "tensorboard", "checkpoint",
 )  # fmt: skip

@@ -15,6 +15,7 @@ from labelsieve.cli.features import features
 from labelsieve.cli.options import Group
 from labelsieve.cli.retrieve import retrieve
 from labelsieve.cli.runs import recipes, report, rerun
+from labelsieve.cli.tag import tag
 from labelsieve.cli.train import train
 
 __all__ = ["main"]
@@ -31,11 +32,12 @@ def main() -> None:
     A classifier:    labelsieve train run/ --test checked/ --out model/
     Without labels:  labelsieve cluster photos/ --classes 10 --out run/
     To search with:  labelsieve retrieve photos/ --test checked/ --out model/
+    Noisy tags:      labelsieve tag photos.csv --verified checked.csv --out run/
     """
 
 
 for command in (
-    audit, train, demo, corrupt, evaluate, features, cluster, retrieve, predict, export, report,
-    rerun, recipes,
+    audit, train, demo, corrupt, evaluate, features, cluster, retrieve, tag, predict, export,
+    report, rerun, recipes,
 ):  # fmt: skip
     main.add_command(command)

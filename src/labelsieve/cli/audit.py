@@ -134,9 +134,7 @@ _TAG_NOISE = ("tag_false_positives", "tag_missing", "confusable", "from_model")
 @click.option("--tag-false-positives", metavar="LOW:HIGH", help="Wrong share of each tag.")
 @click.option("--tag-missing", type=float, metavar="RATE", help="Share of right tags dropped.")
 @click.option("--confusable", type=FILE, metavar="FILE", help="CSV: tag,confused_with.")
-@click.option(
-    "--from-model", type=FILE, metavar="FILE", help=".npy: a weak model's scores."
-)
+@click.option("--from-model", type=FILE, metavar="FILE", help=".npy: a weak model's scores.")
 @click.option("--seed", default=0, show_default=True, help="Of what is changed.")
 @json_option
 def corrupt(images: str, out: Path, as_json: bool, **chosen: Any) -> None:
@@ -194,10 +192,12 @@ def evaluate(runs: tuple[Path, ...], truth: Path | None, as_json: bool) -> None:
         evaluate_clusters,
         evaluate_retrieval,
         evaluate_run,
+        evaluate_tags,
     )
     from labelsieve.report.classifier_terminal import terminal_classifier_evaluation
     from labelsieve.report.cluster_terminal import terminal_evaluation
     from labelsieve.report.retrieval_terminal import terminal_retrieval_evaluation
+    from labelsieve.report.tag_terminal import terminal_tag_evaluation
     from labelsieve.report.terminal import terminal_scores
     from labelsieve.run import read_run
 
@@ -206,6 +206,10 @@ def evaluate(runs: tuple[Path, ...], truth: Path | None, as_json: bool) -> None:
         if jobs == {"retrieve"}:
             found_of = evaluate_retrieval(runs)
             show(terminal_retrieval_evaluation(found_of), found_of.to_dict(), as_json)
+            return
+        if jobs == {"tag"}:
+            cleaned = evaluate_tags(runs)
+            show(terminal_tag_evaluation(cleaned), cleaned.to_dict(), as_json)
             return
         if jobs != {"train"}:
             raise click.UsageError("Missing option '--truth': only trainings have scores already.")

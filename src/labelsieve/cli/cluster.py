@@ -99,7 +99,8 @@ def cluster(
 def predict(run: Path, images: str, out: Path, as_json: bool, **chosen: Any) -> None:
     """Put new images into the clusters of a finished run, or say which of its classes they show.
 
-    Of a retrieval training: their embeddings, as .npy with the ids beside it.
+    Of a retrieval training: their embeddings, as .npy with the ids beside it. Of cleaned tags: the
+    tags of each.
 
     \b
     Example:
@@ -110,6 +111,7 @@ def predict(run: Path, images: str, out: Path, as_json: bool, **chosen: Any) -> 
     from labelsieve.records import Features
     from labelsieve.report.classifier_terminal import terminal_predictions
     from labelsieve.report.cluster_terminal import terminal_clusters
+    from labelsieve.tagged_images import TaggedImages
 
     with progress() as tell:
         found = run_predict(run, images, out, progress=tell, **chosen)
@@ -117,6 +119,14 @@ def predict(run: Path, images: str, out: Path, as_json: bool, **chosen: Any) -> 
         n, width = found.values.shape
         show(f"{n:,} images, {width} numbers each", {"n_images": n, "n_columns": width}, as_json)
         say(f"Embeddings: {out}")
+        return
+    if isinstance(found, TaggedImages):
+        n_tags = int(found.counts().sum())
+        said = f"{len(found):,} images, {n_tags:,} tags"
+        facts_of = {"n_images": len(found), "n_broken": found.n_broken, "n_tags": n_tags}
+        show(said if not found.n_broken else f"{said}; {found.n_broken:,} could not be read",
+             facts_of, as_json)  # fmt: skip
+        say(f"Tags: {out}")
         return
     facts: dict[str, Any] = {"n_images": len(found), "sizes": found.counts().tolist()}
     if isinstance(found, Predictions):

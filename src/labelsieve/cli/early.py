@@ -22,6 +22,7 @@ RECIPES = {
                 "scan-imagenet50", "scan-imagenet100", "scan-imagenet200", "scan-imagenet1000"),
     "retrieve": ("prism", "two-stage", "unfiltered", "soft-triple", "soft-triple-unfiltered",
                  "batch"),
+    "tag": ("default", "paper", "paper-pretrained", "noisy", "clean", "mixed", "misra", "biases"),
 }  # fmt: skip
 MODELS = {
     "train": ("features", "cpu", "cifar", "cnwl", "webvision", "finetune"),
@@ -78,7 +79,12 @@ def _known(option: str, name: str, known: Iterable[str]) -> None:
 
 def _files(given: Mapping[str, Any]) -> None:
     """Of what makes features of images."""
-    kinds = {"features": DataError, "weights": ConfigError}
+    makers = ("features", "backbone", "network", "pretrain")
+    if sum(given.get(name) is not None for name in makers) > 1:
+        return  # that they contradict each other is worse
+    kinds: dict[str, type[ConfigError | DataError]] = {"features": DataError}
+    if given.get("backbone") is not None:
+        kinds["weights"] = ConfigError
     if given.get("test") is not None:
         kinds["test_features"] = DataError
     for name, kind in kinds.items():

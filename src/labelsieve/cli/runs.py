@@ -16,6 +16,7 @@ from labelsieve.cli.console import progress, say
 from labelsieve.cli.features import show_features
 from labelsieve.cli.options import FILE, Command, json_option, run_options
 from labelsieve.cli.retrieve import show_retrieval
+from labelsieve.cli.tag import show_tags
 from labelsieve.cli.train import show_training
 from labelsieve.errors import ConfigError, did_you_mean
 
@@ -50,7 +51,7 @@ def rerun(run: Path, out: Path, resume: bool, overwrite: bool, as_json: bool) ->
 
     again = {
         "features": _features_again, "cluster": _clusters_again, "train": _training_again,
-        "retrieve": _retrieval_again,
+        "retrieve": _retrieval_again, "tag": _tags_again,
     }  # fmt: skip
     repeat = again.get(read_run(run)["job"], _audit_again)
     repeat(run, out, as_json, resume=resume, overwrite=overwrite)
@@ -95,6 +96,16 @@ def _retrieval_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
     with progress() as tell:
         found = run_retrieve(inputs, settings, out, progress=tell, **how)
     show_retrieval(found, out, as_json)
+
+
+def _tags_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
+    from labelsieve.jobs import cleaning_of
+    from labelsieve.tagging.tagging import run_tag
+
+    inputs, settings, wanted = cleaning_of(run)
+    with progress() as tell:
+        found = run_tag(inputs, settings, out, wanted, progress=tell, **how)
+    show_tags(found, out, as_json)
 
 
 def _audit_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
@@ -145,6 +156,7 @@ def _recipes() -> dict[str, dict[str, Callable[[], Any]]]:
     from labelsieve.methods.prism import recipes as retrieval
     from labelsieve.methods.scan import recipes as clustering
     from labelsieve.methods.sncf.training_recipes import MODELS, OBJECTIVES
+    from labelsieve.methods.veit import recipes as tags
 
     return {
         "of an audit, --recipe NAME": {**auditing.RECIPES},
@@ -153,5 +165,6 @@ def _recipes() -> dict[str, dict[str, Callable[[], Any]]]:
         "of a clustering, --recipe NAME": {**clustering.RECIPES},
         "of a retrieval training, --recipe NAME": {**retrieval.OBJECTIVES},
         "of a retrieval training, --model NAME": {**retrieval.MODELS},
+        "of a cleaning of tags, --recipe NAME": {**tags.OBJECTIVES},
         "of pretraining, --pretrain NAME": {**PRETRAINING},
     }

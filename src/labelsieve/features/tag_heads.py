@@ -25,6 +25,7 @@ from labelsieve.errors import ConfigError
 from labelsieve.features.heads import Classes
 from labelsieve.features.tag_batch import TagBatch
 
+_SUREST = 1e-6  # probabilities keep as far from 0 and 1
 _RAREST = 1e-4  # frequency that a tag is taken to have at least, and at most 1 minus it
 
 
@@ -142,8 +143,12 @@ class GateCleaner(nn.Module):
     where l is what a tagger says that learned the tags as they are. A tag that is not asserted
     stays absent, and of those that are, only their own outputs are computed. At first p is
     `sigmoid(l)`. Members differ in their first weights, and their layers are multiplied at once.
+    What they say together is the mean of their p, of which the logit is then stretched and moved as
+    held-out pairs want it: few pairs make networks too sure.
     """
 
+    slope: Tensor  # () of the logit of the mean
+    shift: Tensor  # ()
     scale: nn.Parameter  # (M,), a
     hidden: nn.Parameter  # (M, 2 e, m)
     hidden_bias: nn.Parameter  # (M, 1, m)
@@ -162,6 +167,18 @@ class GateCleaner(nn.Module):
         self.output = nn.Parameter(torch.zeros(shape.n_tags, n, shape.n_hidden))
         self.output_bias = nn.Parameter(torch.zeros(shape.n_tags, n))
         self.scale = nn.Parameter(torch.ones(n))
+        self.register_buffer("slope", torch.ones(()))
+        self.register_buffer("shift", torch.zeros(()))
+
+    def probability(self, tags: TagBatch, features: Tensor, logits: Tensor) -> Tensor:
+        """How likely the asserted pairs of a batch are right: (n,); arguments as of `forward`."""
+        moved: Tensor = self.slope * self.together(tags, features, logits) + self.shift
+        return moved.sigmoid()
+
+    def together(self, tags: TagBatch, features: Tensor, logits: Tensor) -> Tensor:
+        """The logit of the mean over members, (n,), before it is stretched and moved."""
+        members: Tensor = self(tags, features, logits)
+        return members.sigmoid().mean(dim=0).logit(_SUREST)
 
     def forward(
         self,

@@ -51,7 +51,9 @@ class EmbeddingModel:
 
     def __repr__(self) -> str:
         right = None if self.scores is None else self.scores.precision_at_1
-        found = "" if right is None else f", precision at 1 of {right:.1%} on its test images"
+        found = (
+            "" if right is None else f", precision at 1 of {100 * right:.1f} % on its test images"
+        )
         return f"EmbeddingModel({str(self.folder)!r}{found})"
 
     @classmethod

@@ -57,13 +57,18 @@ class Pile:
 
     def pairs(self) -> Pairs:
         """All of them in one piece; the pile is empty afterwards, to save its memory."""
-        parts, self._parts = self._parts, []
-        if not parts:
-            none = np.zeros(0, np.int32)
-            return Pairs(none, none, np.zeros(0, self._kind))
-        rows = np.concatenate([part.rows for part in parts])
-        columns = np.concatenate([part.columns for part in parts])
-        return Pairs(rows, columns, np.concatenate([part.values for part in parts]))
+        rows = [np.zeros(0, np.int32), *(part.rows for part in self._parts)]
+        columns = [np.zeros(0, np.int32), *(part.columns for part in self._parts)]
+        values = [np.zeros(0, self._kind), *(part.values for part in self._parts)]
+        self._parts = []
+        return Pairs(_joined(rows), _joined(columns), _joined(values))
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """Arrays in one, with the parts freed before the next are joined."""
+    whole = np.concatenate(parts)
+    parts.clear()
+    return whole
 
 
 class Votes:

@@ -17,7 +17,7 @@ from labelsieve.data.tags.lists import note_repeated, rows_of
 from labelsieve.errors import DataError
 
 _WORDS = {"true": "1", "false": "0", "yes": "1", "no": "0"}
-_UNKNOWN = 2  # a blank cell
+UNKNOWN = 2  # a blank cell
 
 
 def read_multi_hot(
@@ -70,7 +70,7 @@ def read_listed_columns(
         for value, pile in ((1, listed.present), (-1, listed.absent), (0, listed.zero)):
             where, which = np.nonzero(cells == value)
             pile.add(rows[where], numbers[which])
-        listed.looked_at.append(rows[(cells != _UNKNOWN).any(axis=1) & (rows >= 0)])
+        listed.looked_at.append(rows[(cells != UNKNOWN).any(axis=1) & (rows >= 0)])
 
 
 def tag_numbers(raw: Raw, columns: Sequence[str], prefix: str) -> Rows:
@@ -88,7 +88,7 @@ def multi_hot_cells(
     for batch in table.batches(wanted, kinds):
         rows = rows_of(raw, batch, image, first)
         first += len(batch)
-        each = [_cells(batch.column(name), name, table) for name in columns]
+        each = [signs_of(batch.column(name), name, table) for name in columns]
         yield rows, np.stack(each, axis=1) if each else np.zeros((len(rows), 0), np.int8)
 
 
@@ -104,7 +104,12 @@ def _csv_kinds(table: Table, columns: Sequence[str]) -> dict[str, pa.DataType]:
     return {}
 
 
-def _cells(column: pa.Array, name: str, table: Table) -> NDArray[np.int8]:
+def signs_of(column: pa.Array, name: str, table: Table) -> NDArray[np.int8]:
+    """(B,) -1, 0 or 1 of each cell of a tag's column, and UNKNOWN for a blank one.
+
+    Raises:
+        DataError: it holds something else.
+    """
     where = str(table.files[0])
     try:
         if is_text(column.type):
@@ -126,6 +131,6 @@ def _cells(column: pa.Array, name: str, table: Table) -> NDArray[np.int8]:
             f"{where}: column {name!r} is read as a tag, and holds {wrong:g}; expected 0, 1, -1 or "
             "blank. Name the columns of tags by what they begin with: --label PREFIX"
         )
-    cells = np.full(len(values), _UNKNOWN, np.int8)
+    cells = np.full(len(values), UNKNOWN, np.int8)
     cells[known] = values[known]
     return cells

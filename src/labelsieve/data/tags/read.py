@@ -90,6 +90,7 @@ def read_tags(
     true = None if truth is None else _take_truth(raw, table, truth, name)
     ids = tuple(raw.images)
     found = _where(raw, ids, name, images)
+    raw.images.clear()  # of millions of ids it is the largest part
     tag_set = _assembled(raw, true, ids, name, _one_spelling(raw, synonyms))
     return _with_implied(replace(tag_set, images=found), implies)
 

@@ -24,6 +24,7 @@ from labelsieve.data.tags.columns import CONFIDENCE, SOURCE, column_named, holds
 from labelsieve.data.tags.gather import Rows, codes
 from labelsieve.data.tags.lists import blank_to_null
 from labelsieve.data.tags.long import HUMAN
+from labelsieve.data.tags.multi_hot import signs_of
 from labelsieve.tag_set import TagSet
 
 
@@ -126,9 +127,11 @@ class _Again:
         self._unwritten += int(np.isin(self._kept.indices, elsewhere).sum())
         for batch, rows in self._batches(table):
             dense = (self._kept[rows] != 0).toarray()  # (B, C), of one batch
+            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
             for name, place in zip(self._form.tags, places, strict=True):
-                batch = _with(batch, name, _cells(batch.column(name), dense[:, place]))
-            yield batch
+                signs = signs_of(columns[name], name, table)
+                columns[name] = _cells(columns[name], signs, dense[:, place])
+            yield pa.record_batch(list(columns.values()), schema=batch.schema)
 
     def long(self, table: Table) -> Iterator[pa.RecordBatch]:
         """Rows of pairs that go are left out; pairs that come get rows of their own at the end."""
@@ -253,30 +256,24 @@ class _Again:
         return found
 
 
-def _cells(column: pa.Array, kept: NDArray[np.bool_]) -> pa.Array:
+def _cells(column: pa.Array, signs: NDArray[np.int8], kept: NDArray[np.bool_]) -> pa.Array:
     """A tag's column: what is kept is 1; a 1 that goes becomes what the column says for "not"."""
-    values = column.to_pylist()
-    was = [_sign(value) for value in values]
-    no: Any = next((v for v, sign in zip(values, was, strict=True) if sign == 0), None)
+
+    def as_there(sign: int) -> Any:
+        at = np.flatnonzero(signs == sign)
+        return column[int(at[0])].as_py() if len(at) else None
+
+    no = as_there(0)
+    no = as_there(-1) if no is None else no
+    yes, text = as_there(1), is_text(column.type)
     if no is None:
-        no = next((v for v, sign in zip(values, was, strict=True) if sign == -1), None)
-    if no is None:
-        no = "0" if is_text(column.type) else pa.scalar(0).cast(column.type).as_py()
-    yes: Any = next((v for v, sign in zip(values, was, strict=True) if sign == 1), None)
+        no = "0" if text else pa.scalar(0).cast(column.type).as_py()
     if yes is None:
         word = {"false": "true", "False": "True", "FALSE": "TRUE"}.get(str(no), "1")
-        yes = word if is_text(column.type) else pa.scalar(1).cast(column.type).as_py()
-    now = [
-        yes if keep and sign != 1 else no if sign == 1 and not keep else value
-        for value, sign, keep in zip(values, was, kept.tolist(), strict=True)
-    ]
-    return pa.array(now, column.type)
-
-
-def _sign(value: Any) -> int | None:
-    text = str(value).strip().lower()
-    return {"1": 1, "1.0": 1, "true": 1, "yes": 1, "0": 0, "0.0": 0, "false": 0, "no": 0,
-            "-1": -1, "-1.0": -1}.get(text)  # fmt: skip
+        yes = word if text else pa.scalar(1).cast(column.type).as_py()
+    kind = pa.string() if text else column.type
+    goes = pc.if_else((signs == 1) & ~kept, pa.scalar(no, kind), column.cast(kind))
+    return pc.if_else((signs != 1) & kept, pa.scalar(yes, kind), goes).cast(column.type)
 
 
 def _with(batch: pa.RecordBatch, name: str, column: pa.Array) -> pa.RecordBatch:

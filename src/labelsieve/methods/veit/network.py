@@ -45,6 +45,13 @@ class TagNet(nn.Module):
             features = features.to(self.tagger.weight.dtype)
             return features, self.tagger(features)
 
+    def train(self, mode: bool = True) -> TagNet:
+        """Training mode, but not of a backbone of which nothing learns."""
+        super().train(mode)
+        if not any(weight.requires_grad for weight in self.backbone.parameters()):
+            self.backbone.eval()
+        return self
+
     def twin(self) -> TagNet:
         """A copy that does not learn: the tagger always, the backbone if it could."""
         learns = any(weight.requires_grad for weight in self.backbone.parameters())

@@ -72,13 +72,13 @@ def rmsprop(updates_shown: int = 20) -> Training:
     )
 
 
-def adam(updates_shown: int = 20) -> Training:
+def adam(updates_shown: int = 20, weight_decay: float = 0.0) -> Training:
     """Adam under a cosine to 0."""
     return Training(
         epochs=updates_shown,
         batch_size=256,
         learning_rate=LearningRate(peak=1e-3, final=0.0),
-        optimizer=Optimizer("adam", weight_decay=0.0),
+        optimizer=Optimizer("adamw", weight_decay=weight_decay),
     )
 
 
@@ -88,7 +88,8 @@ class VeitTraining:
 
     objective: Gated | Joint | Noisy | Mixed | Clean | Misra | Biases = field(default_factory=Gated)
     baseline: Training = field(default_factory=adam)  # of the tagger of the tags as asserted
-    training: Training = field(default_factory=adam)  # of what follows it
+    # of what follows it
+    training: Training = field(default_factory=lambda: adam(weight_decay=1.0))
     # Of the weights, in the first part and in the second: the epochs, which are what the log has
     # lines for, share them. More where they would be less than so many passes over the images.
     updates: int = 1000
@@ -164,7 +165,7 @@ def train_tagger(  # noqa: PLR0913 -- everything a training has, in one place
     runtime = runtime or Runtime.start(precision=settings.training.precision)
     source, backbone, views = _inputs(source, backbone, views, seed)
     rows = np.arange(len(source)) if rows is None else np.asarray(rows, np.int64)
-    work = _work(source, tags, settings, rows, verified_rows, backbone, views, runtime)
+    work = prepared_work(source, tags, settings, rows, verified_rows, backbone, views, runtime)
     work.seed, work.folder, work.log, work.progress = seed, folder, log, progress
     warnings = _thin(work)
     objective = settings.objective
@@ -203,7 +204,7 @@ def _inputs(
     return source, backbone, views
 
 
-def _work(
+def prepared_work(
     source: Source,
     tags: Tags,
     settings: VeitTraining,
@@ -213,6 +214,10 @@ def _work(
     views: Views,
     runtime: Runtime,
 ) -> Work:
+    """A training that can begin: what is learned of which images, and a new network.
+
+    Arguments are as for `train_tagger`; `seed`, `folder`, `log` and `progress` are set afterwards.
+    """
     asserted = tags.asserted
     if asserted.shape[0] != len(source):
         raise DataError(

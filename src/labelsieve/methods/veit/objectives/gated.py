@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from scipy.special import expit
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -29,17 +31,20 @@ from labelsieve.features.contrast import Step
 from labelsieve.features.tag_batch import TagBatch, pair_places
 from labelsieve.features.tag_heads import GateCleaner, GateShape
 from labelsieve.features.weights import drawn_from
-from labelsieve.loop import LearningRate, Training
+from labelsieve.loop import LearningRate, Shape, Training
 from labelsieve.methods.veit.asking import PairAnswer, blocks, pair_answers
 from labelsieve.methods.veit.baseline import unseen_logits
 from labelsieve.methods.veit.network import TagNet
 from labelsieve.methods.veit.objectives.biases import refit_biases
 from labelsieve.methods.veit.objectives.plain import both_kinds, tagger_step
-from labelsieve.methods.veit.stopping import folds
+from labelsieve.methods.veit.stopping import folds, stretched
 from labelsieve.methods.veit.targets import only_rows, overruled
 from labelsieve.methods.veit.work import Learned, Work, numbers
 from labelsieve.optimizers import Optimizer, make_optimizers
 from labelsieve.tag_set import values_at
+
+LEAST_PAIRS = 20  # verified asserted pairs, for a look at held-out ones
+_LOOKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # after how many passes
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,16 @@ class Gated:
     rate: float = 1e-3  # learning rate
     weight_decay: float = 1e-2
     batch_size: int = 256  # verified images a batch; fewer where they are few: a sixteenth of them
-    passes: int = 64  # over the verified images, at most; as often as is best for held-out ones
-    n_folds: int = 5  # parts of the verified images, each held out once; 0: all passes are made
+    # Over the verified images at a constant rate, at most; it is seen how many are best for
+    # held-out ones. The gates then learn for twice as many, at a rate that falls to 0.
+    passes: int = 32
+    n_folds: int = 5  # parts of the verified images, each held out once; 0: half of the passes
     # Taggers of parts of the other images, so that each is judged by one that did not learn it,
     # where taggers know by heart what they learned; 0: never.
     n_taggers: int = 4
+    # What the tagger is told of an asserted pair is p^k / (p^k + (1 - p)^k), k at least 1: more
+    # decided than the gates are. Told what these leave open, it learns little of the images.
+    sharpness: float = 4.0
     calibrate: bool = True  # refit the tagger's biases in the end
 
     def __post_init__(self) -> None:
@@ -67,6 +77,8 @@ class Gated:
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected {least} or more.")
+        if self.sharpness < 1:
+            raise ConfigError(f"sharpness is {self.sharpness}; expected 1 or more.")
         if not self.rate > 0 or not 0 <= self.dropout < 1:
             raise ConfigError(
                 f"rate is {self.rate} and dropout {self.dropout}; expected above 0, and "
@@ -80,18 +92,21 @@ class Gated:
     def planned(self, work: Work) -> int:
         n = len(work.verified_rows)
         a_pass = max(1, n // self._size(n))
-        return (self.n_folds + 1) * self.passes * a_pass + (self.n_taggers + 1) * work.updates
+        return (self.n_folds + 2) * self.passes * a_pass + (self.n_taggers + 1) * work.updates
 
     def learn(self, work: Work, before: TagNet) -> Learned:
         logits, _ = unseen_logits(work, before, self.n_taggers)
         few = _few(work, before, logits)
-        n_passes, cross_fitted = self._stopped(work, few)
-        gates = self._fit(work, few, np.arange(len(few.rows)), n_passes, "gates")
-        keep = kept(work, before, gates, logits)
+        n_passes, fitted = self._stopped(work, few)
         spread = np.full(work.asserted.nnz, np.nan, np.float32)
-        if cross_fitted is not None:
-            spread[few.places] = cross_fitted
-        soft = overruled(keep, work.asserted, work.verified)
+        # A cosine to 0 over twice as many passes has the same sum of rates.
+        gates = self._fit(work, few, np.arange(len(few.rows)), 2 * n_passes, "gates", "cosine")
+        if fitted is not None:
+            gates.slope.fill_(fitted.slope)
+            gates.shift.fill_(fitted.shift)
+            spread[few.places] = fitted.probabilities
+        keep = kept(work, before, gates, logits)
+        soft = overruled(sharpened(keep, self.sharpness), work.asserted, work.verified)
         targets = _with_added(work, soft)
         work.train(
             "tagger", tagger_step(work, targets), both_kinds(work),
@@ -101,26 +116,31 @@ class Gated:
             refit_biases(work, pull=1.0)
         return Learned(gates=gates, pair_logits=logits, cross_fitted=spread, n_updates=n_passes)
 
-    def _stopped(self, work: Work, few: _Few) -> tuple[int, NDArray[np.float32] | None]:
-        """After how many passes held-out pairs are told best, and what is said of them then."""
-        if self.n_folds == 0 or len(few.rows) < 2:
-            return self.passes, None
-        looks = _looks(self.passes)
+    def _stopped(self, work: Work, few: _Few) -> tuple[int, _Fitted | None]:
+        """After how many passes held-out pairs are told best, and what is said of them then.
+
+        Best when it is stretched and moved as fits them: how sure networks are can be corrected
+        afterwards, and by itself would stop them before they tell much apart.
+        """
+        known = np.flatnonzero(few.said)
+        if self.n_folds == 0 or len(few.rows) < 2 or len(known) < LEAST_PAIRS:
+            return max(1, self.passes // 2), None
+        looks = [n for n in _LOOKS if n < self.passes] + [self.passes]
         said = torch.full((len(looks), few.asserted.nnz), float("nan"))
         for i, (fit, held) in enumerate(folds(np.arange(len(few.rows)), work.seed, self.n_folds)):
-            own = torch.full_like(said, float("nan"))
-            self._fit(work, few, fit, self.passes, f"gates-{i}", (looks, held, own))
+            own = torch.zeros_like(said)
+            self._fit(
+                work, few, fit, self.passes, f"gates-{i}", "constant", _Watched(looks, held, own)
+            )
             places = pair_places(few.asserted, held)
             said[:, places] = own[:, places]
-        known = np.flatnonzero(few.said)
-        if not len(known):
-            return self.passes, None
-        right = torch.from_numpy((few.said[known] > 0).astype(np.float32))
-        losses = [binary_cross_entropy_with_logits(each[known], right).item() for each in said]
-        best = int(np.argmin(losses))
-        found = said[best].sigmoid().numpy()
-        found[few.said == 0] = np.nan
-        return looks[best], found
+        right = few.said[known] > 0
+        curves = [stretched(each[known].double().numpy(), right) for each in said]
+        best = min(range(len(looks)), key=lambda i: curves[i].loss)
+        curve, logits = curves[best], said[best].double().numpy()
+        probabilities = expit(curve.slope * logits + curve.shift)
+        probabilities[few.said == 0] = np.nan
+        return looks[best], _Fitted(curve.slope, curve.shift, probabilities.astype(np.float32))
 
     def _fit(
         self,
@@ -129,14 +149,15 @@ class Gated:
         rows: NDArray[np.int64],
         n_passes: int,
         name: str,
-        watched: tuple[list[int], NDArray[np.int64], Tensor] | None = None,
+        shape: Shape,
+        watched: _Watched | None = None,
     ) -> GateCleaner:
         """New gates learn verified pairs of some rows of the few."""
         gates = self._made(work, few.features.shape[1])
         prepared = work.runtime.prepare(gates)
         training = Training(
             epochs=n_passes, batch_size=self._size(len(rows)),
-            learning_rate=LearningRate(peak=self.rate, shape="constant"),
+            learning_rate=LearningRate(peak=self.rate, shape=shape, final=0.0),
             optimizer=Optimizer("adamw", weight_decay=self.weight_decay),
             precision=work.training.precision,
             checkpoint_minutes=work.training.checkpoint_minutes,
@@ -144,16 +165,15 @@ class Gated:
         sampler = shuffled(
             rows, training.batch_size, work.seed, n_processes=work.runtime.n_processes
         )
-        state: dict[str, Kept] = {
-            "gates": prepared,
-            **({} if watched is None else {"said": watched[2]}),
-        }
+        state: dict[str, Kept] = {"gates": prepared}
+        if watched is not None:
+            state["said"] = watched.said
         prepared.train()
         work.train(
             name, gate_step(work, prepared, few), sampler,
             make_optimizers(training.optimizer, [prepared]), state,
             training=training, source=few.source,
-            after_epoch=None if watched is None else _watch(work, gates, few, *watched),
+            after_epoch=None if watched is None else _watch(work, gates, few, watched),
         )  # fmt: skip
         return gates.eval()
 
@@ -227,7 +247,7 @@ def gate_answer(
         at = logits[tags.rows, tags.columns]
         if pair_logits is not None:
             at = torch.from_numpy(pair_logits[places]).to(logits)
-        said = gates(tags, features, at).sigmoid().mean(dim=0)
+        said = gates.probability(tags, features, at)
         return torch.where(never_verified[tags.columns], 1.0, said)
 
     return answer
@@ -248,8 +268,22 @@ def kept(
     return np.nan_to_num(found, nan=1.0)
 
 
+def sharpened(keep: NDArray[np.float32], sharpness: float) -> NDArray[np.float32]:
+    """p^k / (p^k + (1 - p)^k): 0, 1/2 and 1 stay, others move away from 1/2.
+
+    Example:
+        >>> sharpened(np.array([0.5, 0.75], np.float32), 2.0).round(6).tolist()
+        [0.5, 0.8999999761581421]
+    """
+    odds, against = keep**sharpness, (1 - keep) ** sharpness
+    return (odds / (odds + against)).astype(np.float32)
+
+
 def _with_added(work: Work, soft: NDArray[np.float32]) -> csr_array:
     """(N, C) targets: what is said of asserted pairs, and tags that people added."""
+    if work.unverified == "absent":
+        looked = np.repeat(np.diff(work.verified.indptr) > 0, np.diff(work.asserted.indptr))
+        soft = np.where(looked & (values_at(work.verified, work.asserted) == 0), 0, soft)
     matrix = csr_array(
         (soft, work.asserted.indices, work.asserted.indptr), shape=work.asserted.shape
     )
@@ -261,19 +295,27 @@ def _with_added(work: Work, soft: NDArray[np.float32]) -> csr_array:
     return found
 
 
-def _looks(passes: int) -> list[int]:
-    """After how many passes held-out pairs are looked at: 1, 2, 4, ..., and all."""
-    return sorted({*(2**i for i in range(passes.bit_length())), passes})
+class _Fitted(NamedTuple):
+    slope: float
+    shift: float
+    probabilities: NDArray[np.float32]  # (p,) of the asserted pairs of the few; NaN if not verified
+
+
+class _Watched(NamedTuple):
+    """Held-out images, and what gates say of them now and then while they learn."""
+
+    looks: list[int]  # after how many passes
+    held: NDArray[np.int64]
+    said: Tensor  # (looks, p) logits, filled at the pairs of these images
 
 
 def _watch(
     work: Work,
     gates: GateCleaner,
     few: _Few,
-    looks: list[int],
-    held: NDArray[np.int64],
-    said: Tensor,
+    watched: _Watched,
 ) -> Callable[[int, dict[str, float]], None]:
+    looks, held, said = watched
     places = pair_places(few.asserted, held)
 
     @torch.no_grad()
@@ -282,13 +324,12 @@ def _watch(
             return
         gates.eval()
         device = work.runtime.device
-        found = gates(
+        found = gates.together(
             work.tags(few.asserted, held),
             torch.from_numpy(few.features[held]).to(device),
             torch.from_numpy(few.logits[places]).to(device),
-        )  # fmt: skip
-        # the logit of the mean probability
-        said[looks.index(epoch + 1), places] = found.sigmoid().mean(dim=0).logit(1e-6).cpu()
+        )
+        said[looks.index(epoch + 1), places] = found.cpu()
         gates.train()
 
     return after_epoch

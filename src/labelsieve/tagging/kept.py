@@ -1,0 +1,140 @@
+"""A trained tagger in a run's folder, and what it says of any images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from labelsieve.classifying import Shown, readable_source
+from labelsieve.data.augment import Normalization
+from labelsieve.data.sources import of_rows
+from labelsieve.errors import ConfigError
+from labelsieve.features.inference import clean_outputs, middle_of
+from labelsieve.features.rows import Rows
+from labelsieve.features.saved import load_network, save_network
+from labelsieve.inputs import Progress
+from labelsieve.makers import check_width, rows_of_new
+from labelsieve.methods.veit.network import Tagger, TagNet
+from labelsieve.methods.veit.trained_tagger import TrainedTagger
+from labelsieve.records import Features, ImageSet
+from labelsieve.run import Run
+from labelsieve.runtime import Runtime
+from labelsieve.trained import in_training_format
+
+NETWORK, ROWS = "tagger", "row-tagger"  # kinds of models, in model.json
+
+
+class Said(NamedTuple):
+    """What a tagger says of the images of a set that can be read."""
+
+    rows: NDArray[np.int64]  # (M,) which images those are
+    probabilities: NDArray[np.float32]  # (M, C) how likely each tag is
+    tag_names: tuple[str, ...]
+
+
+def keep_tagger(
+    folder: Path, trained: TrainedTagger, tag_names: tuple[str, ...], about: Mapping[str, Any]
+) -> None:
+    """Write a trained tagger, and what cleans tags, as the model of a run.
+
+    Args:
+        folder: of the run.
+        trained: of images, or of rows of features.
+        tag_names: of its tags.
+        about: `about_network` or `about_rows`.
+    """
+    parts: dict[str, nn.Module] = {"backbone": trained.net.backbone, "tagger": trained.net.tagger}
+    for name in ("cleaner", "gates"):
+        part = getattr(trained, name)
+        if part is not None:
+            parts[name] = part
+    module = nn.ModuleDict(parts)
+    save_network(folder, module, {**about, "tag_names": list(tag_names)})
+
+
+def about_network(shown: Shown) -> dict[str, Any]:
+    """What model.json says of a tagger of images."""
+    return {
+        "kind": NETWORK,
+        "image_size": shown.image_size,
+        "view_size": shown.view_size,
+        "normalization": shown.normalization._asdict(),
+    }
+
+
+def about_rows(maker: Mapping[str, Any]) -> dict[str, Any]:
+    """What model.json says of a tagger of features, and of what makes those of new images."""
+    return {"kind": ROWS, "features": dict(maker)}
+
+
+def tag_images(
+    folder: Path,
+    images: ImageSet,
+    *,
+    features: str | Features | None,
+    device: str,
+    run: Run,
+    progress: Progress,
+) -> Said:
+    """What the tagger of a run says of images.
+
+    Args:
+        folder: of the run; its model is enough, and what makes its features.
+        images: any.
+        features: of theirs, or a file, where the tagger was trained on a file of features.
+        device: "cpu", "cuda", ...
+        run: for what is on the way.
+        progress: told stage, done and total.
+
+    Raises:
+        ConfigError: there is no such model, or features are missing or not needed.
+        DataError: no image can be read.
+    """
+    module, about = load_network(folder)
+    if about.get("kind") not in (NETWORK, ROWS):
+        raise ConfigError(f"{folder}: the model there gives no tags. Name a run of `tag`.")
+    assert isinstance(module, nn.ModuleDict)  # noqa: S101 -- what `keep_tagger` wrote
+    tagger = module["tagger"]
+    assert isinstance(tagger, Tagger)  # noqa: S101
+    net = TagNet(in_training_format(module["backbone"]), tagger).eval()
+    runtime, tell = Runtime.alone(device), partial(progress, "predict")
+    net.to(runtime.device)
+
+    def answer(shown: Tensor) -> Tensor:
+        with runtime.autocast():
+            logits: Tensor = net(shown)[1]
+        return logits.sigmoid()
+
+    if about["kind"] == ROWS:
+        found = rows_of_new(
+            folder, about["features"], images, features, device=device, run=run, progress=progress
+        )
+        assert isinstance(net.backbone, Rows)  # noqa: S101
+        check_width(found, net.backbone.settings.n_in, folder)
+        place = {name: row for row, name in enumerate(images.ids)}
+        rows = np.array([place[name] for name in found.ids], np.int64)
+        source, at = of_rows(found.values), np.arange(len(rows))
+        clean: Callable[[Tensor], Tensor] = _as_it_is
+    else:
+        if features is not None:
+            raise ConfigError(
+                f"--features {features!s}: this run's network looks at images itself. Leave it out."
+            )
+        normalization = Normalization(
+            *(tuple(about["normalization"][part]) for part in Normalization._fields)
+        )
+        pixels, source = readable_source(images, int(about["image_size"]), run.checkpoint, progress)
+        rows = at = np.flatnonzero(pixels.usable)
+        clean = middle_of(int(about["view_size"]), normalization)
+    said = clean_outputs(answer, (net,), source, at, clean, runtime=runtime, progress=tell)
+    return Said(rows, said.numpy(), tuple(about["tag_names"]))
+
+
+def _as_it_is(rows: Tensor) -> Tensor:
+    return rows
