@@ -152,8 +152,7 @@ def case(name: str, given: Photos, features: NDArray[np.float32], seed: int) -> 
         scored, verified, learned = np.split(order, [N_SCORED, N_SCORED + n_verified])
     known = np.array([tag in CONFUSABLE for tag in names])
     said = np.where(values_at(truth, asserted) > 0, 1, -1) * known[asserted.indices]
-    people = csr_array((said, asserted.indices, asserted.indptr), shape=asserted.shape)
-    people.eliminate_zeros()
+    people = with_values(asserted, said)
     tags = TagSet(tuple(map(str, rows)), names, asserted, people, source=name, truth=truth)
     return Case(tags, features[rows], known, *map(np.sort, (learned, verified, scored)), seed)
 
@@ -201,7 +200,7 @@ def measured(on: Case, side: str, settings: VeitTraining) -> dict[str, Any]:
         believed = np.ones(on.tags.asserted.nnz, np.float32)
         believed[values_at(asked, on.tags.asserted) != 0] = tagger
     stays = believed >= 0.5
-    cleaned = [kept_of(on.tags.asserted, stays)]
+    cleaned = [with_values(on.tags.asserted, stays)]
     if side == "cleanlab":
         cleaned = by_cleanlab(on, said_by_all)
     cleaner = believed[values_at(asked, on.tags.asserted) != 0]
@@ -233,8 +232,10 @@ def measured(on: Case, side: str, settings: VeitTraining) -> dict[str, Any]:
     }
 
 
-def kept_of(asserted: csr_array, stays: NDArray[np.bool_]) -> csr_array:
-    found = csr_array((stays.astype(np.int8), asserted.indices, asserted.indptr), asserted.shape)
+def with_values(pairs: csr_array, values: NDArray) -> csr_array:
+    """The pairs of a matrix where the values are not 0."""
+    copied = pairs.indices.copy(), pairs.indptr.copy()  # as zeros are taken out in place
+    found = csr_array((values.astype(np.int8), *copied), shape=pairs.shape)
     found.eliminate_zeros()
     return found
 

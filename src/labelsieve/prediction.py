@@ -35,6 +35,11 @@ from labelsieve.tagging.kept import tag_images
 from labelsieve.trained import in_training_format
 
 SUFFIXES = (".csv", ".parquet")
+_NAMED = {  # runs whose predictions nobody needs to name
+    "train": "the classes of {folder} have names",
+    "tag": "tags have names",
+    "retrieve": "embeddings have no names",
+}
 
 
 def run_predict(
@@ -68,6 +73,21 @@ def run_predict(
         DataError: no image can be read, or the table of names is not what was expected.
     """
     job = read_run(folder)["job"]
+    _check_out(out, job, overwrite=overwrite)
+    if job in _NAMED and names is not None:
+        raise ConfigError(f"--names {names}: {_NAMED[job].format(folder=folder)}. Leave it out.")
+    given = None if names is None else read_names(names, len(_made(folder).names))
+    found = predict(folder, source, features=features, device=device, progress=progress)
+    if isinstance(found, Features):
+        found.save(out)
+        return found
+    if isinstance(found, Clusters) and given is not None:
+        found = found.named(given)
+    found.write(out)
+    return found
+
+
+def _check_out(out: Path, job: str, *, overwrite: bool) -> None:
     if job == "retrieve" and out.suffix.lower() != ".npy":
         raise ConfigError(
             f"--out {out}: embeddings are written as .npy, their ids beside them as .json."
@@ -78,31 +98,6 @@ def run_predict(
         raise RunError(f"{out}: exists already. Add --overwrite to replace it, or choose another.")
     if not out.parent.is_dir():
         raise RunError(f"{out}: there is no folder {out.parent}. Make it, or choose another place.")
-    if job == "train":
-        if names is not None:
-            raise ConfigError(f"--names {names}: the classes of {folder} have names. Leave it out.")
-        said = predict_classes(folder, source, features=features, device=device, progress=progress)
-        said.write(out)
-        return said
-    if job == "tag":
-        if names is not None:
-            raise ConfigError(f"--names {names}: tags have names. Leave it out.")
-        tagged = tags_of_images(folder, source, features=features, device=device, progress=progress)
-        tagged.write(out)
-        return tagged
-    if job == "retrieve":
-        if names is not None:
-            raise ConfigError(f"--names {names}: embeddings have no names. Leave it out.")
-        rows = embed_images(folder, source, features=features, device=device, progress=progress)
-        rows.save(out)
-        return rows
-    given = None
-    if names is not None:
-        given = read_names(names, len(_made(folder).names))
-    found = predict_clusters(folder, source, features=features, device=device, progress=progress)
-    clusters = found if given is None else found.named(given)
-    clusters.write(out)
-    return clusters
 
 
 def predict(

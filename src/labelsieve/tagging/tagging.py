@@ -598,9 +598,11 @@ def _earlier(out: Path, about: Mapping[str, Any]) -> tuple[tuple[dict[str, Any],
     before = json.loads((out / "run.json").read_text(encoding="utf-8"))
     if before.get("job") != "tag" or before.get("status") != "done":
         return tuple(before.get("rounds", ())), False
-    then, now = flat(before["settings"]), flat(dict(about))
+    then, now = flat(before["settings"]), flat(json.loads(json.dumps(about)))
     changed = {name for name in then.keys() | now.keys() if then.get(name) != now.get(name)}
-    news = {name for name in changed if name == "tags" or name.startswith(("files.", "wanted."))}
+    answers = {settings["inputs"]["verified"] for settings in (before["settings"], about)}
+    told = {"tags", "inputs.verified", *(f"files.{path}" for path in answers)}
+    news = {name for name in changed if name in told or name.startswith("wanted.")}
     return tuple(before.get("rounds", ())), bool(news) and changed == news
 
 
