@@ -257,7 +257,7 @@ def by_cleanlab(on: Case, said: NDArray[np.float32]) -> list[csr_array]:
     given = on.tags.asserted[on.scored].toarray() > 0
     labels = [np.flatnonzero(row).tolist() for row in given]
     issues = find_multilabel_issues_per_class(labels, said.astype(np.float64), n_jobs=1)
-    wrong = np.stack(issues, axis=1)  # (E, C)
+    wrong = np.asarray(issues)  # (E, C)
     found = []
     for cleaned in (given & ~wrong, given ^ wrong):
         whole = np.zeros(on.tags.asserted.shape, np.int8)

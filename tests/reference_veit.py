@@ -78,7 +78,7 @@ def targets(asserted, verified, rule):
 
 
 def average_precision(scores, present):
-    """Over the cuts at each score there is: precision there, times the share of right ones gained."""
+    """Over the cuts at each score: precision there, times the share of right ones gained."""
     total, before, n = 0.0, 0, sum(present)
     for cut in sorted(set(scores), reverse=True):
         above = [p for s, p in zip(scores, present, strict=True) if s >= cut]

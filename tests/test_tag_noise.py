@@ -21,7 +21,7 @@ from labelsieve.data.tag_noise import (
 )
 from labelsieve.data.tags.read import read_tags
 from labelsieve.errors import ConfigError, DataError
-from made_tags import written
+from made_tag_files import written
 
 
 def made_truth(seed: int = 0, n: int = 2000, n_tags: int = 5) -> csr_array:

@@ -11,7 +11,7 @@ import pytest
 from labelsieve.data.tags.read import read_tags
 from labelsieve.data.tags.write import write_tags
 from labelsieve.errors import DataError
-from made_tags import said, tags_of, verified_of, without, written
+from made_tag_files import said, tags_of, verified_of, without, written
 from test_tags_tables import declared
 
 HEADER = "ImageID,Source,LabelName,Confidence"

@@ -16,7 +16,7 @@ from labelsieve.data.tags import batches
 from labelsieve.data.tags.gather import Pairs, matrix_of
 from labelsieve.data.tags.read import read_tags
 from labelsieve.errors import ConfigError, DataError
-from made_tags import said, tags_of, verified_of, written
+from made_tag_files import said, tags_of, verified_of, written
 
 TWO = {"a.jpg": {"cat", "sea"}, "b.jpg": {"dog"}, "c.jpg": set()}
 

@@ -132,8 +132,8 @@ def bias_only(share, loss_of):
     r = torch.zeros((), requires_grad=True)
     right = torch.zeros(100)
     right[: round(100 * share)] = 1
-    optimizer = torch.optim.SGD([r], 0.015)
-    for _ in range(900):
+    optimizer = torch.optim.SGD([r], 0.03)
+    for _ in range(450):
         loss = loss_of((1 + r).clamp(0, 1).expand(100, 1), right[:, None]) / 100
         optimizer.zero_grad()
         loss.backward()

@@ -173,6 +173,7 @@ def test_both_losses_reach_a_backbone_that_learns():
     step = joint_step(own, cleaner, Joint())
     batch = next(Batches(own.source, in_order(8, 8)).epoch(0))
     own.net.eval()
+    nn.init.normal_(own.bare.tagger.weight)  # zero at first: nothing would come through it
     weights = list(own.bare.backbone.parameters())
     of = [torch.autograd.grad(step(batch)[name], weights) for name in ("cleaning", "classifying")]
     whole = torch.autograd.grad(step(batch)["loss"], weights)
@@ -278,7 +279,7 @@ def test_tags_that_nobody_verified_are_kept_unless_the_rule_is_absent():
     of_three = data.asserted.indices == 3
 
     def kept(name, rule="noisy"):
-        settings = replace(quick(name, unverified=rule), updates=300)
+        settings = replace(quick(name, unverified=rule), updates=200)
         return trained(settings, unlooked).said[of_three].mean()
 
     assert kept("default") == 1
@@ -293,7 +294,7 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(tmp_path):
     for name in ("default", "paper-pretrained", "clean"):
         settings = quick(name)
         whole = trained(settings)
-        for after in (20, 40, 55):
+        for after in (20, 55):
             folder = tmp_path / name / str(after)
 
             def stop(done, total, after=after):
@@ -379,7 +380,7 @@ def test_refitted_biases_make_tags_as_frequent_as_found_and_order_nothing_anew()
     data = made()
     settings = replace(quick("biases"), objective=Biases(pull=0.0), updates=300)
     found = trained(settings)
-    looked = np.arange(200)
+    looked = np.flatnonzero(np.diff(data.verified.indptr))
     said = found.probabilities(of_rows(data.features), looked)
     expected = (data.verified.toarray()[looked] > 0).sum(axis=0)
     assert np.allclose(said.sum(axis=0), expected, rtol=1e-3, atol=1e-3)
@@ -438,9 +439,7 @@ def test_relations_of_a_linear_cleaner_are_its_slopes():
         cleaner, data.asserted, data.verified, data.features[looked], looked, n_largest=20
     )
     assert len(found) == 20
-    y = torch.zeros(1, 12)
     slope = (cleaner.output.weight @ cleaner.hidden.weight[:, :8] @ cleaner.tags.weight.T).detach()
-    assert y.shape == (1, 12)
     together = np.abs(data.verified.toarray()).T @ (data.asserted.toarray() * (
         np.arange(len(data.features)) < 200)[:, None])  # fmt: skip
     for relation in found:
@@ -525,12 +524,8 @@ def test_gates_say_how_likely_tags_are_right():
     assert loss < -np.mean(np.log(np.where(looked, looked.mean(), 1 - looked.mean()))) - 0.1
 
 
-class _NoStop(nn.Module):
-    """A cleaner whose targets of the tagger are no constants: the trivial optimum is in reach."""
-
-
-def test_without_constant_targets_right_tags_are_deleted(monkeypatch):
-    data, found, _ = compared(0)
+def test_without_constant_targets_the_tagger_collapses(monkeypatch):
+    data, found, scores = compared(0)
 
     def unstopped(own, cleaner, settings):
         proper = joint_step(own, cleaner, settings)
@@ -547,7 +542,9 @@ def test_without_constant_targets_right_tags_are_deleted(monkeypatch):
 
     monkeypatch.setattr(joint_module, "joint_step", unstopped)
     collapsed = trained(replace(tag_recipe("paper"), updates=600), data)
-    assert recall(data, collapsed.said) < 60 < recall(data, found["paper"].said)
+    said = collapsed.probabilities(of_rows(data.features), data.held)
+    assert score(data, said) < scores["paper"] - 5
+    assert recall(data, collapsed.said) < recall(data, found["paper"].said) - 2
 
 
 def test_where_few_tags_are_false_a_cleaner_does_no_harm():

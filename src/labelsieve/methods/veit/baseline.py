@@ -13,6 +13,7 @@ from labelsieve.data.samplers import shuffled
 from labelsieve.features.heads import width_of
 from labelsieve.features.tag_batch import pair_places
 from labelsieve.features.tag_heads import Tagger
+from labelsieve.features.weights import drawn_from
 from labelsieve.methods.veit.asking import own_logit, pair_answers
 from labelsieve.methods.veit.network import TagNet
 from labelsieve.methods.veit.objectives.plain import tagger_step
@@ -27,7 +28,8 @@ LARGEST_GAP = 0.1
 
 def new_net(backbone: nn.Module, frequency: NDArray[np.float64]) -> TagNet:
     """A copy of a backbone and a new tagger on it, which says how frequent each tag is."""
-    tagger = Tagger(width_of(backbone), len(frequency)).start_at(frequency)
+    with drawn_from(0):  # what it draws is overwritten, and should not move PyTorch's generator
+        tagger = Tagger(width_of(backbone), len(frequency)).start_at(frequency)
     return TagNet(copy.deepcopy(backbone), tagger)
 
 

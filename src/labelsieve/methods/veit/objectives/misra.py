@@ -13,6 +13,7 @@ from labelsieve.data.batches import Batch
 from labelsieve.data.samplers import shuffled
 from labelsieve.features.heads import width_of
 from labelsieve.features.tag_heads import Tagger
+from labelsieve.features.weights import drawn_from
 from labelsieve.methods.veit.losses import relevance_cross_entropy, relevance_probability
 from labelsieve.methods.veit.network import TagNet
 from labelsieve.methods.veit.work import Learned, Work, numbers
@@ -33,7 +34,8 @@ class Misra:
         return work.updates
 
     def learn(self, work: Work, before: TagNet) -> Learned:
-        named = work.runtime.prepare(Naming(width_of(before.backbone), work.n_tags))
+        with drawn_from(0):  # its first weights are set, not drawn
+            named = work.runtime.prepare(Naming(width_of(before.backbone), work.n_tags))
         own = bare(named)
         assert isinstance(own, Naming)  # noqa: S101 -- what was prepared above
 
