@@ -9,7 +9,7 @@ demo: .venv/ready
 	$(BIN)/labelsieve demo --out demo-run --overwrite
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow

@@ -203,7 +203,7 @@ def test_an_optimizer_that_is_restored_goes_on_as_before(name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "lion"}, "name is 'lion'; expected one of sgd, adam, adamw, muon."),
+        ({"name": "lion"}, "name is 'lion'; expected one of sgd, adam, adamw, rmsprop, muon."),
         ({"momentum": 1.0}, "momentum is 1.0; expected 0 <= momentum < 1."),
         ({"second_momentum": -0.1}, "second_momentum is -0.1; expected 0 <= second_momentum < 1."),
         ({"weight_decay": -1.0}, "weight_decay is -1.0; expected 0 or more."),

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     )
     from labelsieve.data.read import read
     from labelsieve.data.strong import Strong, strong_view
+    from labelsieve.data.tags.read import read_tags
+    from labelsieve.data.tags.write import write_tags
     from labelsieve.features.backbones import network
     from labelsieve.features.bank import MemoryBank
     from labelsieve.features.dictionary import Dictionary
@@ -83,6 +85,17 @@ if TYPE_CHECKING:
     from labelsieve.methods.sncf.plain_training import Plain
     from labelsieve.methods.sncf.robust import RobustDetection
     from labelsieve.methods.sncf.robust_training import Robust
+    from labelsieve.methods.veit.losses import (
+        cleaning_loss,
+        clip_straight_through,
+        relevance_probability,
+        sparse_cross_entropy,
+    )
+    from labelsieve.methods.veit.network import GateCleaner, LabelCleaner, Tagger
+    from labelsieve.methods.veit.targets import pair_targets
+    from labelsieve.methods.veit.thresholds import Keep, tag_thresholds
+    from labelsieve.methods.veit.training import VeitTraining, train_tagger
+    from labelsieve.methods.veit.verify import suggest
     from labelsieve.model import Model
     from labelsieve.neighbors.duplicates import exact_duplicates, near_duplicates
     from labelsieve.neighbors.graph import spectral_embedding
@@ -97,10 +110,18 @@ if TYPE_CHECKING:
     from labelsieve.report.metrics import score
     from labelsieve.report.page import write_page
     from labelsieve.report.retrieval_metrics import RetrievalScores, score_retrieval
+    from labelsieve.report.tag_metrics import TagScores, score_tags
+    from labelsieve.report.tag_reliability import false_positive_share
     from labelsieve.representation import represent
     from labelsieve.retrieval.model import EmbeddingModel
     from labelsieve.retrieval.retrieving import retrieve
     from labelsieve.retrieval.settings import Retrieve, retrieve_recipe
+    from labelsieve.tag_findings import Tagged, TagVerdict
+    from labelsieve.tag_set import TagSet
+    from labelsieve.tagged_images import TaggedImages
+    from labelsieve.tagging.model import TagModel
+    from labelsieve.tagging.settings import Tag, tagging_recipe
+    from labelsieve.tagging.tagging import tag
     from labelsieve.training import train
     from labelsieve.training_settings import Train, train_recipe
 
@@ -122,6 +143,8 @@ _HOMES = {
     "data.noise": ("asymmetric", "independent", "small_cluster", "symmetric", "transition"),
     "data.read": ("read",),
     "data.strong": ("Strong", "strong_view"),
+    "data.tags.read": ("read_tags",),
+    "data.tags.write": ("write_tags",),
     "features.backbones": ("network",),
     "features.bank": ("MemoryBank",),
     "features.dictionary": ("Dictionary",),
@@ -166,6 +189,14 @@ _HOMES = {
     "methods.sncf.plain_training": ("Plain",),
     "methods.sncf.robust": ("RobustDetection",),
     "methods.sncf.robust_training": ("Robust",),
+    "methods.veit.losses": (
+        "cleaning_loss", "clip_straight_through", "relevance_probability", "sparse_cross_entropy",
+    ),
+    "methods.veit.network": ("GateCleaner", "LabelCleaner", "Tagger"),
+    "methods.veit.targets": ("pair_targets",),
+    "methods.veit.thresholds": ("Keep", "tag_thresholds"),
+    "methods.veit.training": ("VeitTraining", "train_tagger"),
+    "methods.veit.verify": ("suggest",),
     "neighbors.duplicates": ("exact_duplicates", "near_duplicates"),
     "neighbors.graph": ("spectral_embedding",),
     "neighbors.knn": ("nearest_neighbors",),
@@ -178,10 +209,18 @@ _HOMES = {
     "report.metrics": ("score",),
     "report.page": ("write_page",),
     "report.retrieval_metrics": ("RetrievalScores", "score_retrieval"),
+    "report.tag_metrics": ("TagScores", "score_tags"),
+    "report.tag_reliability": ("false_positive_share",),
     "representation": ("represent",),
     "retrieval.model": ("EmbeddingModel",),
     "retrieval.retrieving": ("retrieve",),
     "retrieval.settings": ("Retrieve", "retrieve_recipe"),
+    "tag_findings": ("TagVerdict", "Tagged"),
+    "tag_set": ("TagSet",),
+    "tagged_images": ("TaggedImages",),
+    "tagging.model": ("TagModel",),
+    "tagging.settings": ("Tag", "tagging_recipe"),
+    "tagging.tagging": ("tag",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -47,8 +47,8 @@ from labelsieve.retrieval.retrieving import read_retrieved, write_retrieved_page
 from labelsieve.retrieval.retrieving import sets_of as retrieval_sets
 from labelsieve.retrieval.settings import Retrieve, retrieve_recipe
 from labelsieve.run import Run, read_run
-from labelsieve.tagging.settings import Tag, tagging_recipe
-from labelsieve.tagging.tagging import Wanted, read_cleaned, write_cleaned_page
+from labelsieve.tagging.settings import Tag, Wanted, tagging_recipe
+from labelsieve.tagging.written import read_cleaned, read_scores, write_cleaned_page
 from labelsieve.training import Taught, read_taught, sets_of, write_taught_page
 from labelsieve.training_settings import Train, train_recipe
 
@@ -220,7 +220,7 @@ def evaluate_tags(runs: Sequence[Path]) -> TagEvaluation:
             raise RunError(f"{run}: named twice. A run always agrees with itself; name it once.")
         if not about.get("scores"):
             raise RunError(f"{run}: made without --test, so there are no scores of it.")
-        found[str(run)] = read_cleaned(run, about).scores
+        found[str(run)] = read_scores(about)
     return tag_evaluation(found)
 
 
@@ -239,7 +239,7 @@ def rewrite_report(run: Path) -> Path:
         inputs, _ = retrieval_of(run)
         return write_retrieved_page(run, read_retrieved(run, about), *retrieval_sets(inputs))
     if about["job"] == "tag":
-        return write_cleaned_page(run, read_cleaned(run, about))
+        return write_cleaned_page(run, read_cleaned(run, about), about)
     inputs, _ = inputs_of(run)
     images = read(inputs.source, label=inputs.label, truth=inputs.truth)
     findings = Findings.load(run / "findings.parquet")

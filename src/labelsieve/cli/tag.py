@@ -20,7 +20,7 @@ from labelsieve.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from labelsieve.tagging.tagging import Cleaned
+    from labelsieve.tagging.written import Cleaned
 
 
 @click.command(cls=Command)
@@ -35,7 +35,14 @@ if TYPE_CHECKING:
 @click.option("--implies", multiple=True, metavar="TAG:TAG", help="As dog:animal; repeatable.")
 @click.option("--groups", metavar="FILE", help="CSV tag,group: scored together.")
 @click.option("--target-precision", type=float, metavar="SHARE", help="Of what stays, the right.")
-@click.option("--suggest-verify", "n_questions", default=0, metavar="N", help="What to ask next.")
+@click.option(
+    "--suggest-verify",
+    "n_questions",
+    default=0,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="What to ask next.",
+)
 @click.option(
     "--suggest-for",
     "mode",
@@ -75,8 +82,8 @@ def tag(  # noqa: PLR0913 -- one argument an option
         labelsieve tag photos.csv --verified run/to_verify.csv --out run/ --resume
     """
     from labelsieve.inputs import Inputs
-    from labelsieve.tagging.settings import tagging_recipe
-    from labelsieve.tagging.tagging import Wanted, run_tag
+    from labelsieve.tagging.settings import Wanted, tagging_recipe
+    from labelsieve.tagging.tagging import run_tag
 
     settings = changed(tagging_recipe(chosen["recipe"], chosen["pretrain"]), chosen)
     if target_precision is not None:
@@ -95,7 +102,7 @@ def show_tags(found: Cleaned | None, out: Path, as_json: bool) -> None:
     """Print what was found of the tags, and where it is written."""
     from labelsieve.report.tag_terminal import terminal_tags
     from labelsieve.run import read_run
-    from labelsieve.tagging.tagging import read_cleaned
+    from labelsieve.tagging.written import read_cleaned
 
     about = read_run(out)
     found = found or read_cleaned(out, about)  # a run that had finished
@@ -109,3 +116,6 @@ def show_tags(found: Cleaned | None, out: Path, as_json: bool) -> None:
         f"Tags:    {out / 'tags.csv'}\nCleaned: {out / about['cleaned']}\n"
         f"Report:  {out / 'report.html'}"
     )
+    for command, does in about["next"]:
+        say(f"Verify:  {out / 'to_verify.csv'}: 1 or 0 in the column present; then\n")
+        say(f"    {command}\n\n{does}.")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 from labelsieve.errors import ConfigError
 from labelsieve.features import recipes
 from labelsieve.features.dictionary import Dictionary
 from labelsieve.features.pretrain import Pretrain
-from labelsieve.methods.veit.recipes import tag_recipe
+from labelsieve.methods.veit.recipes import OBJECTIVES, tag_recipe
 from labelsieve.methods.veit.thresholds import Keep
 from labelsieve.methods.veit.training import VeitTraining
+from labelsieve.methods.veit.verify import Mode
 from labelsieve.tag_verdicts import REVIEW
+
+OWN = "own"  # stands for the name of a recipe where settings are those of none
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,33 @@ class Tag:
     def __post_init__(self) -> None:
         if not 0 <= self.add_from <= 1:
             raise ConfigError(f"add_from is {self.add_from}; expected 0 to 1.")
+        low, high = self.review
+        if not 0 <= low <= high <= 1:
+            raise ConfigError(
+                f"review is from {low:g} to {high:g}; expected two probabilities in [0, 1], the "
+                "lower one first."
+            )
 
     def for_precision(self, target: float | None) -> Tag:
         """The same, with a share of what stays that is to be right."""
         return replace(self, keep=replace(self.keep, target_precision=target))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a run makes beside clean tags."""
+
+    n_questions: int = 0  # pairs to be verified next
+    mode: Mode = "learn"  # what they are to be good for
+    compare: tuple[str, ...] = ()  # recipes that are trained beside, to be scored
+
+    def __post_init__(self) -> None:
+        if self.n_questions < 0:
+            raise ConfigError(f"{self.n_questions} tags to verify; expected 0 or more.")
+        if self.mode not in get_args(Mode):
+            raise ConfigError(f"there is no mode {self.mode!r}; expected learn or fix.")
+        for name in self.compare:
+            tag_recipe(name)
 
 
 def tagging_recipe(name: str = "default", pretraining: str | None = None) -> Tag:
@@ -52,3 +79,13 @@ def tagging_recipe(name: str = "default", pretraining: str | None = None) -> Tag
         'rmsprop'
     """
     return Tag(train=tag_recipe(name), pretrain=recipes.pretraining(pretraining))
+
+
+def recipe_of(settings: Tag) -> str:
+    """The name of the recipe that trains so; "own" where none does.
+
+    Example:
+        >>> recipe_of(tagging_recipe("paper"))
+        'paper'
+    """
+    return next((name for name, make in OBJECTIVES.items() if make() == settings.train), OWN)
