@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import click
 import numpy as np
@@ -39,10 +39,16 @@ from labelsieve.methods.scan.recipes import RECIPES as CLUSTERING
 from labelsieve.methods.scan.recipes import Cluster
 from labelsieve.methods.scan.self_labels import SelfLabels
 from labelsieve.methods.sncf.paper import PaperDetection
+from labelsieve.methods.veit.recipes import OBJECTIVES as TAGS
 from labelsieve.pipeline import Audit
 from labelsieve.records import Findings, Verdict
 from labelsieve.retrieval.settings import retrieve_recipe
+from labelsieve.report.tag_rows import rows_to_arrow
 from labelsieve.run import DEMO_OUTPUTS, OUTPUTS
+from labelsieve.tag_findings import IMAGE_SCHEMA, PAIR_SCHEMA, TagVerdict
+from labelsieve.tag_set import Family
+from labelsieve.tagging import tagging
+from labelsieve.tagging.settings import Tag, tagging_recipe
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -58,6 +64,11 @@ FAST = ("dictionary.n_components=96", "dictionary.patches.n_atoms=32",
 SHORT = ("most_updates=1", "training.batch_size=32", "training.precision=float32",
          "joint.dictionary.n_components=48", "joint.dictionary.patches.n_atoms=32",
          "joint.dictionary.views.most=2", "joint.dictionary.views.least=2")  # fmt: skip
+
+
+FAST_TAGS = ("train.updates=30", "train.least_passes=0", "train.baseline.epochs=2",
+             "train.training.epochs=2", "train.objective.passes=4", "train.objective.n_folds=2",
+             "train.objective.n_taggers=0", *FAST[:4])  # fmt: skip
 
 
 class Block(NamedTuple):
@@ -180,6 +191,50 @@ def test_no_setting_of_retrieval_is_documented_that_is_not_there():
 def test_every_recipe_and_model_of_retrieval_is_documented():
     for name in (*RETRIEVAL, *RETRIEVERS):
         assert re.search(rf"^\| .*`{name}`", TEXT["retrieval.md"], re.M), name
+
+
+def test_every_setting_of_tags_is_documented_with_its_default():
+    for name, default in settings_of(Tag()):
+        if not any(part in f".{name}" for part in (*SAME_AS_OTHERS, ".baseline.")):
+            assert f"| `{name}` | `{default}` | " in TEXT["tags.md"], name
+    for recipe in TAGS:
+        for name, value in settings_of(tagging_recipe(recipe).train.objective):
+            assert f"`{name}` | `{value}` | " in TEXT["tags.md"], f"{recipe}: {name}"
+
+
+def test_no_setting_of_tags_is_documented_that_is_not_there():
+    known = {name for name, _ in settings_of(Tag())}
+    for recipe in TAGS:
+        known |= {name for name, _ in settings_of(tagging_recipe(recipe).train.objective)}
+    table = TEXT["tags.md"].partition("\n## Settings")[2]
+    assert set(re.findall(r"^\| `([\w.]+)` \|", table, re.M)) <= known
+
+
+def test_every_recipe_of_tags_is_documented():
+    for name in TAGS:
+        assert f"| `{name}`" in TEXT["tags.md"], name
+
+
+def test_functions_that_the_page_of_tags_names_are_there():
+    names = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names.add(node.name)
+    inside = TEXT["tags.md"].partition("## How it works")[2].partition("\n## ")[0]
+    named = re.findall(r"`([a-z_A-Z]+)`", inside)
+    assert len(named) > 10
+    assert {name for name in named if "_" in name or name[0].isupper()} <= names
+
+
+def test_every_form_and_column_of_tags_is_documented():
+    formats = TEXT["formats.md"].partition("## Tags")[2]
+    for family in get_args(Family):
+        assert f"| `{family}` |" in formats, family
+    for column in (*PAIR_SCHEMA.names, *IMAGE_SCHEMA.names, *rows_to_arrow([]).column_names):
+        assert f"`{column}`" in formats, column
+    for verdict in TagVerdict:
+        assert f"`{verdict.name.lower()}`" in formats, verdict
 
 
 def test_every_column_of_clusters_is_documented():
@@ -307,6 +362,8 @@ def test_commands_exist_with_the_options_shown(where: str, words: list[str], who
         elif words[0] == "retrieve":
             made = retrieve_recipe(named[0], context.params["model"], named[1])
             overrides(made, changes)
+        elif words[0] == "tag":
+            overrides(tagging_recipe(named[0], named[1]), changes)
         else:
             overrides(pipeline.recipe(named[0] or "robust", named[1]), changes)
 
@@ -325,7 +382,7 @@ def test_settings_files_shown_are_read(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with photos/, a finished run/ of them, and features.npy."""
+    """A folder with photos/, a finished run/ of them, features.npy, and tables of tags."""
     root = tmp_path_factory.mktemp("docs")
     digits = load_digits()
     for name in (0, 1):
@@ -335,6 +392,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(gray).resize((32, 32)).save(folder / f"{name}-{i:02d}.png")
     (root / "photos" / "cat" / "broken.png").write_bytes(b"")
+    _tag_tables(root)
     fast = [word for change in FAST for word in ("--set", change)]
     words = ["audit", str(root / "photos"), "--out", str(root / "run"), *fast]
     result = CliRunner().invoke(main, words)
@@ -355,6 +413,20 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def _tag_tables(root: Path) -> None:
+    """photos.csv with tags, every fourth of them wrong; checked.csv with what is true of some."""
+    paths = sorted((root / "photos").rglob("*-*.png"))
+    tagged, checked = ["image,labels"], ["image,label,present"]
+    for i, path in enumerate(paths):
+        name = path.relative_to(root).as_posix()
+        true = ["zero", "one"][int(path.name[0])]
+        tags = [true] if i % 4 else ["zero", "one"]
+        tagged.append(f"{name},{'|'.join(tags)}")
+        checked += [f"{name},{tag},{int(tag == true)}" for tag in tags] if i % 2 == 0 else []
+    (root / "photos.csv").write_text("\n".join(tagged) + "\n")
+    (root / "checked.csv").write_text("\n".join(checked) + "\n")
+
+
 @pytest.mark.parametrize("block", PYTHON, ids=str)
 def test_python_shown_compiles(block: Block):
     compile(block.text, str(block), "exec")
@@ -367,6 +439,7 @@ def test_python_shown_runs(block: Block, desk: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(pipeline, "Audit", lambda: quick("robust"))  # what ls.audit uses by default
     monkeypatch.setitem(vars(labelsieve), "recipe", quick)
     monkeypatch.setitem(PRETRAINING, "cpu", lambda: overrides(cpu(), SHORT))
+    monkeypatch.setattr(tagging, "tagging_recipe", lambda: overrides(tagging_recipe(), FAST_TAGS))
     exec(compile(block.text, str(block), "exec"), {})
 
 

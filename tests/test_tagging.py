@@ -729,7 +729,7 @@ def test_a_model_is_kept_and_has_a_report(finished: Path, tmp_path: Path):
     done("report", tmp_path / "kept")
 
 
-def test_features_in_memory_need_no_images_in_python():
+def test_features_in_memory_need_no_images_in_python(desk: Path):
     names = tuple(f"im{i:03d}" for i in range(N_IMAGES))
     asserted = csr_array(GIVEN.astype(np.float32))
     verified = np.where(GIVEN, np.where(TRUTH, 1, -1), 0).astype(np.int8)
@@ -740,7 +740,7 @@ def test_features_in_memory_need_no_images_in_python():
     assert not np.isnan(model.tagged.probability).any()
     assert model.scores == {}
     with pytest.raises(ConfigError, match="features of your own"):
-        model.predict("nowhere")
+        model.predict(desk / "photos")
     with pytest.raises(DataError, match="names no files of images"):
         ls.tag(tags)
     with pytest.raises(DataError, match="answers of shape"):
@@ -774,7 +774,10 @@ def test_mistakes_are_said_before_the_work(desk: Path, tmp_path: Path):
     assert "no such folder or file" in refusal(*base, "--network", tmp_path / "no")
     assert "cannot be used here" in refusal(*base, "--device", "cuda:9")
     assert "no such file" in refusal("tag", tmp_path / "no.csv", "--out", out)
-    assert "no such file" in refusal("tag", table, "--verified", "no.csv", "--out", out)
+    for option in ("--verified", "--test"):
+        assert f"no file or column 'no.csv', nor columns that begin so, for {option}" in refusal(
+            "tag", table, option, "no.csv", "--out", out
+        )
     assert not out.exists()
 
 

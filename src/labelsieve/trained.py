@@ -175,8 +175,8 @@ def _from_folder(path: Path) -> Trained:
 
 
 _OTHERS = (
-    "Give a folder that `labelsieve features --pretrain` wrote, or `labelsieve cluster` or `train` "
-    "with a network."
+    "Give a folder that `labelsieve features --pretrain` wrote, or `labelsieve cluster`, "
+    "`train` or `retrieve` with a network."
 )
 
 

@@ -126,9 +126,12 @@ class GateShape:
     n_hidden: int = 256
     n_members: int = 5  # M, networks that learn apart
     dropout: float = 0.5  # share of the numbers before each of the two last layers, in training
+    n_seen: int = 0  # K, directions of the features that are looked along; 0: all D features
 
     def __post_init__(self) -> None:
         _check_positive(self, ("n_tags", "n_features", "n_label", "n_hidden", "n_members"))
+        if not 0 <= self.n_seen <= self.n_features:
+            raise ConfigError(f"n_seen is {self.n_seen}; expected 0 to {self.n_features}.")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; expected 0 <= dropout < 1.")
 
@@ -145,7 +148,13 @@ class GateCleaner(nn.Module):
     `sigmoid(l)`. Members differ in their first weights, and their layers are multiplied at once.
     What they say together is the mean of their p, of which the logit is then stretched and moved as
     held-out pairs want it: few pairs make networks too sure.
+
+    From few images a network learns many features by heart, and then knows less of others than one
+    that sees the tags alone. So f may be a few directions of them; see `look_along`.
     """
+
+    center: Tensor  # (D,) where there are directions
+    directions: Tensor  # (D, K)
 
     slope: Tensor  # () of the logit of the mean
     shift: Tensor  # ()
@@ -160,7 +169,10 @@ class GateCleaner(nn.Module):
         self.settings = shape = settings or GateShape()
         n, width = shape.n_members, 2 * shape.n_label
         self.tags = _BagOfTags(shape.n_tags, n * shape.n_label)
-        self.features = nn.Linear(shape.n_features, n * shape.n_label)
+        self.features = nn.Linear(shape.n_seen or shape.n_features, n * shape.n_label)
+        if shape.n_seen:
+            self.register_buffer("center", torch.zeros(shape.n_features))
+            self.register_buffer("directions", torch.eye(shape.n_features, shape.n_seen))
         reach = 1 / math.sqrt(width)
         self.hidden = nn.Parameter(torch.empty(n, width, shape.n_hidden).uniform_(-reach, reach))
         self.hidden_bias = nn.Parameter(torch.empty(n, 1, shape.n_hidden).uniform_(-reach, reach))
@@ -169,6 +181,12 @@ class GateCleaner(nn.Module):
         self.scale = nn.Parameter(torch.ones(n))
         self.register_buffer("slope", torch.ones(()))
         self.register_buffer("shift", torch.zeros(()))
+
+    def look_along(self, center: Tensor, directions: Tensor) -> GateCleaner:
+        """See of features f only (f - center) @ directions, as `widest` finds them; (D,), (D, K)."""
+        self.center.copy_(center)
+        self.directions.copy_(directions)
+        return self
 
     def probability(self, tags: TagBatch, features: Tensor, logits: Tensor) -> Tensor:
         """How likely the asserted pairs of a batch are right: (n,); arguments as of `forward`."""
@@ -206,6 +224,8 @@ class GateCleaner(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """What comes of tags and features side by side (M, B, 2 e); the next layer (M, B, m)."""
         n, width = self.settings.n_members, self.settings.n_label
+        if self.settings.n_seen:
+            features = (features - self.center) @ self.directions
         parts = (part.view(-1, n, width) for part in (self.tags(tags), self.features(features)))
         joined = relu(torch.cat([*parts], dim=2).transpose(0, 1))
         dropped = self._dropped(joined, generator)
@@ -217,6 +237,23 @@ class GateCleaner(nn.Module):
             return values
         drawn = torch.rand(values.shape, generator=generator).to(values.device)
         return values * (drawn >= rate) / (1 - rate)
+
+
+def widest(features: NDArray[np.float32], n: int) -> tuple[Tensor, Tensor]:
+    """The center of rows (N, D), (D,), and n directions in which they differ most, (D, n).
+
+    Along each direction the rows have a deviation of 1; along one in which they do not differ, 0.
+    """
+    rows = torch.from_numpy(features).double()
+    center = rows.mean(dim=0)
+    variances, directions = torch.linalg.eigh((rows - center).T @ (rows - center) / len(rows))
+    variances, directions = variances.flip(0)[:n], directions.flip(1)[:, :n]
+    # the sign of a direction is chance: the largest part of each points up
+    places = directions.abs().argmax(dim=0, keepdim=True)
+    directions = directions * directions.gather(0, places).sign()
+    differs = variances > 1e-9 * variances[0]
+    scales = torch.where(differs, variances, torch.inf).rsqrt()
+    return center.float(), (directions * scales).float()
 
 
 def clip_straight_through(values: Tensor) -> Tensor:

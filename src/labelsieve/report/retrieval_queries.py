@@ -105,9 +105,9 @@ def score_queries(
         left.append(some[unsure])
     yet = np.concatenate(left)
     if len(yet):
-        copies = _copies(asked.features)
+        order = _order(asked)  # once: of a million images it takes a third of a block's time
         for some in _blocks(yet, max(_LEAST, _DENSE // len(labels))):
-            put(some, _by_similarities(asked, scored[some], n_places[some], copies))
+            put(some, _by_similarities(asked, scored[some], n_places[some], order))
     return scores
 
 
@@ -193,27 +193,40 @@ def _by_neighbors(asked: _Asked, rows: Rows, k: int) -> tuple[_Places, NDArray[n
     return _Places(query, column + 1), unsure
 
 
+class _Order(NamedTuple):
+    """What all queries share that look at all similarities."""
+
+    by_class: Rows  # (N,) the gallery, class after class
+    labels: NDArray[np.int64]  # (N,) in that order
+    sample: Rows  # (N / 16,) of the gallery, at random
+    copies: _Copies | None
+
+
+def _order(asked: _Asked) -> _Order:
+    n = len(asked.labels)
+    by_class = np.argsort(asked.labels, kind="stable")
+    sample = np.random.default_rng(0).choice(n, -(-n // _SAMPLED), replace=False)
+    return _Order(by_class, asked.labels[by_class], sample, _copies(asked.features))
+
+
 def _by_similarities(
-    asked: _Asked, rows: Rows, n_places: NDArray[np.int64], copies: _Copies | None
+    asked: _Asked, rows: Rows, n_places: NDArray[np.int64], order: _Order
 ) -> _Places:
     """Places up to K, from all similarities of some queries."""
+    copies = order.copies
     if copies is None:
         similarities = asked.queries[rows] @ asked.features.T  # (B, N)
     else:  # one product for all copies of an image, which rounding cannot tell apart then
         similarities = (asked.queries[rows] @ asked.features[copies.first].T)[:, copies.of]
     if asked.itself:
         similarities[np.arange(len(rows)), rows] = -np.inf
-    by_class = np.argsort(asked.labels, kind="stable")
-    sorted_labels = asked.labels[by_class]
     own = asked.query_labels[rows]
-    starts = np.searchsorted(sorted_labels, own)
-    stops = np.searchsorted(sorted_labels, own, side="right")
-    n = len(asked.labels)
-    sample = np.random.default_rng(0).choice(n, -(-n // _SAMPLED), replace=False)
+    starts = np.searchsorted(order.labels, own)
+    stops = np.searchsorted(order.labels, own, side="right")
     places = []
     for values, k, start, stop in zip(similarities, n_places, starts, stops, strict=True):
-        high = _at_least_highest(values, k, sample)
-        mates = np.sort(values[by_class[start:stop]])
+        high = _at_least_highest(values, k, order.sample)
+        mates = np.sort(values[order.by_class[start:stop]])
         mates = mates[np.searchsorted(mates, high[0]) :]
         # as near or nearer, mates and all; what is no mate among them comes first
         n_mates = len(mates) - np.searchsorted(mates, mates)

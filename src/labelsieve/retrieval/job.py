@@ -45,6 +45,11 @@ from labelsieve.stages import neighbors_of, rows_of
 from labelsieve.trained import PRETEXT, Trained, in_training_format, load_trained, of_backbone
 
 TRAIN, SECOND = "train", "second"  # phases, as logged
+SECOND_VIEWS = 1000  # added to the seed: what is shown in the second training is drawn anew
+REMEDIES = {  # of embeddings that hardly tell the classes they were trained on
+    "features": "Better features would tell (--pretrain, --backbone).",
+    "images": "More updates (--set embed.updates=N) or a larger network (--model) would tell.",
+}
 N_NEIGHBORS = 10  # of each training image, to show, and to look for copies among
 
 
@@ -89,7 +94,7 @@ class Material(NamedTuple):
     rows: NDArray[np.int64]  # (M,) of the source, that can be read
     labels: NDArray[np.int64]  # of the source, -1 none
     network: nn.Module
-    views: Views
+    views_of: Callable[[int], Views]  # of a seed
     about: Mapping[str, Any]  # for model.json
     runtime: Runtime
     whole: NDArray[np.int64]  # (M,) the same images, as rows of the image set
@@ -108,8 +113,10 @@ def given_network(inputs: Inputs, settings: Retrieve) -> Trained | None:
     """The network that the user named, if any; that there is one to begin with is seen to.
 
     Raises:
-        ConfigError: training is to begin with a network, and none says which.
+        ConfigError: training is to begin with a network, and none says which; or what was given
+            would change nothing.
     """
+    _check_use(inputs, settings)
     given = None
     if inputs.network is not None:
         given = _named_network(Path(inputs.network), settings)
@@ -121,6 +128,30 @@ def given_network(inputs: Inputs, settings: Retrieve) -> Trained | None:
             "--backbone timm:NAME or --pretrain RECIPE, or set start=scratch."
         )
     return given
+
+
+def _check_use(inputs: Inputs, settings: Retrieve) -> None:
+    """Refuse features and networks that the training would not look at.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    if settings.rows == "features":
+        return
+    if inputs.features is not None:
+        raise ConfigError(
+            f"--features {inputs.features}: a network looks at the images itself. Leave it out, or "
+            "train a layer on the features: --model features."
+        )
+    given = {
+        "--network": inputs.network, "--backbone": inputs.backbone, "--pretrain": inputs.pretrain
+    }  # fmt: skip
+    for option, name in given.items():
+        if settings.start == "scratch" and name is not None:
+            raise ConfigError(
+                f"{option} {name}: this model begins with new weights. Leave it out, or take "
+                "--model finetune, which begins with what is given."
+            )
 
 
 def _named_network(path: Path, settings: Retrieve) -> Trained:
@@ -168,7 +199,7 @@ def material_of_rows(job: Job, make: FeatureMaker, trained: Trained | None) -> M
     noise = job.settings.noise * float(module.spread)
     return Material(
         of_rows(values), np.arange(len(whole)), np.asarray(job.images.labels)[whole], module,
-        row_views(job.inputs.seed, noise),
+        partial(row_views, noise=noise),
         about_rows(keep_maker(job.run, job.inputs, trained)), runtime, whole,
     )  # fmt: skip
 
@@ -194,7 +225,7 @@ def material_of_images(job: Job, start: Trained | None) -> Material:
     shown = Shown(settings.image_size, settings.view_size, normalization)
     return Material(
         source, rows, np.asarray(job.images.labels), pooled_by(module, settings.pooling),
-        image_views(settings.embed.weak, settings.embed.crops, normalization, seed),
+        partial(image_views, settings.embed.weak, settings.embed.crops, normalization),
         about_network(shown), job.runtime(), rows,
     )  # fmt: skip
 
@@ -205,7 +236,7 @@ def trained_on(job: Job, material: Material, test: Test | None) -> TrainedEmbedd
     with job.run.stage(TRAIN):
         return train_embedding(
             material.source, material.network, material.labels, len(job.images.class_names),
-            settings.embed, rows=material.rows, views=material.views, test=test,
+            settings.embed, rows=material.rows, views=material.views_of(job.inputs.seed), test=test,
             seed=job.inputs.seed, runtime=material.runtime, log=job.log(TRAIN),
             folder=made(job.run.checkpoint / TRAIN), progress=job.tell(TRAIN),
         )  # fmt: skip
@@ -215,14 +246,24 @@ def trained_again(
     job: Job, material: Material, first: TrainedEmbedding, test: Test | None
 ) -> TrainedEmbedding:
     """Train anew on what the first embedding says is rightly labeled."""
-    settings = job.settings.for_images(len(material.rows))
+    settings, seed = job.settings.for_images(len(material.rows)), job.inputs.seed
     with job.run.stage(SECOND):
-        return second_stage(
+        found = second_stage(
             material.source, material.network, first, material.labels, len(job.images.class_names),
-            settings.embed, settings.second, rows=material.rows, views=material.views, test=test,
-            seed=job.inputs.seed, runtime=material.runtime, log=job.log(SECOND),
+            settings.embed, settings.second, rows=material.rows,
+            views=material.views_of(seed + SECOND_VIEWS), test=test,
+            seed=seed, runtime=material.runtime, log=job.log(SECOND),
             folder=made(job.run.checkpoint / SECOND), progress=job.tell(SECOND),
-        ).trained  # fmt: skip
+        )  # fmt: skip
+    if not isinstance(job.run, Beside):  # which has no run.json
+        job.run.note(
+            second_stage={
+                "n_images": len(found.rows),
+                "n_kept": len(found.kept),
+                "noise_rate": found.scores.noise_rate,
+            }
+        )
+    return found.trained
 
 
 def suspects(job: Job, material: Material, values: NDArray[np.float32]) -> Findings:
@@ -241,7 +282,7 @@ def suspects(job: Job, material: Material, values: NDArray[np.float32]) -> Findi
     labels = np.asarray(images.labels)[whole]
     detection = detect_prism(
         values, labels, images.class_names, settings.suspects,
-        seed=job.inputs.seed, progress=job.tell("suspects"),
+        seed=job.inputs.seed, progress=job.tell("suspects"), remedy=REMEDIES[settings.rows],
     )  # fmt: skip
     pixels = decoded(job)
     with job.run.stage("duplicates"):

@@ -17,21 +17,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from labelsieve.clustering import history
 from labelsieve.config import to_dict
 from labelsieve.data.held_out import Gallery, read_gallery
 from labelsieve.data.read import read
 from labelsieve.features.weights import digest
-from labelsieve.files import atomic, write_csv
 from labelsieve.inputs import Inputs, Progress, check_device, recorded, silent, stamps
 from labelsieve.methods.prism.embedding import TrainedEmbedding, embed
-from labelsieve.neighbors.knn import nearest_neighbors
 from labelsieve.pipeline import check_labels
-from labelsieve.records import Features, Findings, ImageSet, Neighbors
+from labelsieve.records import Features, Findings, ImageSet
 from labelsieve.report.metrics import score
 from labelsieve.report.retrieval_galleries import nearest_rows, pick_queries
 from labelsieve.report.retrieval_metrics import RetrievalScores, score_retrieval
@@ -55,7 +50,8 @@ from labelsieve.retrieval.job import (
 )
 from labelsieve.retrieval.kept import keep_embedder
 from labelsieve.retrieval.model import EmbeddingModel
-from labelsieve.retrieval.settings import Retrieve, retrieve_recipe
+from labelsieve.retrieval.nearest import nearest_of_test, write_retrieved
+from labelsieve.retrieval.settings import Retrieve, model_of, recipe_of, retrieve_recipe
 from labelsieve.run import Beside, Run, read_run
 from labelsieve.runtime import Runtime
 from labelsieve.trained import PRETEXT, Trained
@@ -72,7 +68,6 @@ class Retrieved(NamedTuple):
 
 ROWS, TEST_ROWS = "embeddings.npy", "test-embeddings.npy"
 _GIVEN = "given"  # stands for a file of features where there are features in memory
-_N_RETRIEVED = 10  # nearest test images of each test image, in retrieved.csv
 
 
 def retrieve(  # noqa: PLR0913 -- all that a training may be given
@@ -119,13 +114,14 @@ def retrieve(  # noqa: PLR0913 -- all that a training may be given
     inputs = Inputs(
         images.source, seed=seed, device=device, network=None if network is None else str(network),
         test=None if held_out is None else held_out.images.source,
-        test_features=None if test_features is None else _GIVEN, recipe="prism",
+        test_features=None if test_features is None else _GIVEN,
+        recipe=recipe_of(settings), model=model_of(settings),
     )  # fmt: skip
-    given = given_network(inputs, settings)
     make = maker_of(inputs, settings)
     if features is not None:
         inputs = replace(inputs, features=_GIVEN, network=None)
         make = lambda *_: features  # noqa: E731
+    given = given_network(inputs, settings)
     check_test_features(inputs, settings)
     folder = Path(tempfile.mkdtemp(prefix="labelsieve-"))
     about = {"inputs": recorded(inputs), "retrieve": to_dict(settings)}
@@ -233,8 +229,9 @@ def teach(job: Job, make: FeatureMaker, given: Trained | None) -> Retrieved:
         rows = _kept_and_scored(job, material, trained, SECOND, stages)
     with job.run.stage("embed"):
         values = embed(
-            trained.embedder, material.source, material.rows, material.views.clean,
-            Runtime.alone(job.inputs.device), job.tell("embed"),
+            trained.embedder, material.source, material.rows,
+            material.views_of(job.inputs.seed).clean, Runtime.alone(job.inputs.device),
+            job.tell("embed"),
         )  # fmt: skip
     ids = tuple(job.images.ids[row] for row in material.whole)
     made_by = f"embedding {digest(trained.embedder)} of {job.images.fingerprint()}"
@@ -308,14 +305,6 @@ def write_retrieved_page(
     return path
 
 
-def nearest_of_test(held_out: Gallery, features: Features) -> tuple[NDArray[np.int64], Neighbors]:
-    """Which test images can be read, and the nearest others of each, as places among these."""
-    place = {name: row for row, name in enumerate(held_out.images.ids)}
-    rows = np.array([place[name] for name in features.ids], np.int64)
-    n = min(_N_RETRIEVED, len(rows) - 1)
-    return rows, nearest_neighbors(np.asarray(features.values), n)
-
-
 def _help(job: Job, runtime: Runtime, make: FeatureMaker, given: Trained | None) -> None:
     """What the processes beside the main one do: wait for what it decoded, and train along."""
     if runtime.any(False):  # the main process found all done
@@ -350,32 +339,3 @@ def _finish(job: Job, found: Retrieved) -> None:
         tell = partial(job.progress, "report")
         write_retrieved_page(run, found, job.images, job.test, tell)
     run.finish()
-
-
-def write_retrieved(held_out: Gallery, features: Features, folder: Path) -> None:
-    """Write the nearest test images of each test image: retrieved.csv and retrieved.parquet."""
-    rows, nearest = nearest_of_test(held_out, features)
-    n = nearest.indices.shape[1]
-    names = np.array(held_out.images.ids)
-    labels, classes = held_out.labels, held_out.images.class_names
-    near = rows[nearest.indices]
-    known = (labels[rows][:, None] >= 0) & (labels[near] >= 0)
-    words = pa.array(classes, pa.string())
-    table = pa.table(
-        {
-            "image": np.repeat(names[rows], n),
-            "label": _picked(words, np.repeat(labels[rows], n)),
-            "rank": np.tile(np.arange(1, n + 1, dtype=np.int32), len(rows)),
-            "retrieved": names[near].ravel(),
-            "retrieved_label": _picked(words, labels[near].ravel()),
-            "similarity": nearest.similarities.ravel(),
-            "right": pa.array((labels[near] == labels[rows][:, None]).ravel(), mask=~known.ravel()),
-        }
-    )
-    write_csv(table, folder / "retrieved.csv")
-    with atomic(folder / "retrieved.parquet") as partial_file:
-        pq.write_table(table, partial_file)
-
-
-def _picked(words: pa.Array, codes: NDArray[np.int64]) -> pa.Array:
-    return words.take(pa.array(codes, mask=codes < 0))

@@ -11,7 +11,7 @@ from labelsieve.features.dictionary import Dictionary
 from labelsieve.features.pretrain import Pretrain
 from labelsieve.methods.prism.detect import PrismDetection
 from labelsieve.methods.prism.offline import Offline
-from labelsieve.methods.prism.recipes import Retriever, fitted
+from labelsieve.methods.prism.recipes import MODELS, OBJECTIVES, Learned, Retriever, fitted
 from labelsieve.neighbors.duplicates import Duplicates
 
 
@@ -63,3 +63,38 @@ def retrieve_recipe(
         ConfigError: there is no such recipe or model.
     """
     return Retrieve(**vars(fitted(name, model)), pretrain=recipes.pretraining(pretraining))
+
+
+def recipe_of(settings: Retriever) -> str:
+    """The name of the recipe that learns in this way, whatever else was changed.
+
+    Where none does, of the first one with the same kind of loss.
+
+    Example:
+        >>> recipe_of(retrieve_recipe("two-stage", "small"))
+        'two-stage'
+    """
+
+    def way(learned: Learned) -> tuple[object, ...]:
+        against = getattr(learned.loss, "memory_weight", 0) > 0
+        return type(learned.loss), against, learned.filtered, learned.second is None
+
+    own = Learned(settings.embed.loss, settings.embed.filter is not None, settings.second)
+    alike = [name for name, make in OBJECTIVES.items() if type(make().loss) is type(own.loss)]
+    return next((name for name in alike if way(OBJECTIVES[name]()) == way(own)), alike[0])
+
+
+def model_of(settings: Retriever) -> str:
+    """The name of the first model that begins with the same; "finetune" where none does.
+
+    Example:
+        >>> model_of(retrieve_recipe("two-stage", "small"))
+        'small'
+    """
+
+    def kind(model: Retriever) -> tuple[object, ...]:
+        return model.rows, model.network, model.start
+
+    return next(
+        (name for name, make in MODELS.items() if kind(make()) == kind(settings)), "finetune"
+    )

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from labelsieve.config import to_dict
-from labelsieve.data.tags.read import read_tags
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.inputs import Inputs, Progress, check_device, recorded, silent, stamps
 from labelsieve.methods.veit.thresholds import Basis, TagThresholds, tag_thresholds
@@ -49,9 +48,9 @@ from labelsieve.tagging.rounds import (
     counted,
     rounds_before,
     take_over,
-    with_earlier_answers,
 )
 from labelsieve.tagging.scoring import compared, scores_of
+from labelsieve.tagging.sets import sets_of, without_answers
 from labelsieve.tagging.settings import Tag, Wanted, recipe_of, tagging_recipe
 from labelsieve.tagging.written import Cleaned, shown_questions, write_cleaned
 from labelsieve.trained import Trained
@@ -166,7 +165,6 @@ def run_tag(
             return None
         if again:
             take_over(out)
-        tags.save(out / GIVEN)
         job = Job(tags, answers, inputs, settings, run, progress or silent, wanted, groups)
         return clean(job, make, given)
 
@@ -211,85 +209,6 @@ def _rounds(inputs: Inputs, before: Before, *, again: bool) -> list[Any]:
     return list(before.rounds)
 
 
-def sets_of(inputs: Inputs, before: Before) -> tuple[TagSet, csr_array | None]:
-    """The tags as given with all that was verified, and the verified pairs that only score.
-
-    Args:
-        inputs: a run that is repeated names the run, which has its tags.
-        before: the rounds before.
-
-    Raises:
-        DataError: they cannot be read, or nothing is left to learn from.
-    """
-    if inputs.audited is not None:
-        tags = TagSet.load(Path(inputs.audited) / GIVEN)
-    else:
-        tags = read_tags(
-            inputs.source, label=inputs.label, verified=inputs.verified, truth=inputs.truth,
-            synonyms=inputs.synonyms, implies=tuple(inputs.implies), images=inputs.image_folder,
-        )  # fmt: skip
-    if before.tags is not None:
-        tags = with_earlier_answers(tags, before.tags)
-    if inputs.answers is None:
-        return tags, None
-    answers = answers_of(inputs, tags)
-    return without_answers(tags, answers, f"--test {inputs.answers}"), answers
-
-
-def answers_of(inputs: Inputs, tags: TagSet) -> csr_array:
-    """Verified pairs that only score, of the images and tags of a set.
-
-    Raises:
-        DataError: they cannot be read, or none is of a tag of the set.
-    """
-    read = read_tags(
-        inputs.source, label=inputs.label, verified=inputs.answers, synonyms=inputs.synonyms,
-        implies=tuple(inputs.implies), images=inputs.image_folder,
-    )  # fmt: skip
-    if read.ids != tags.ids:
-        raise DataError(f"{inputs.source}: its images are others than they were. Begin anew.")
-    place = {name: c for c, name in enumerate(tags.tag_names)}
-    rows, columns, present = read.verified_pairs()
-    number = np.array([place.get(name, -1) for name in read.tag_names], np.int64)[columns]
-    known = number >= 0
-    if not known.any():
-        strange = f", such as {read.tag_names[int(columns[0])]!r}" if len(columns) else ""
-        raise DataError(
-            f"--test {inputs.answers}: none of its {len(rows)} verified pairs is of a tag of "
-            f"{tags.source}{strange}. Name the same tags in both."
-        )
-    values = np.where(present[known], 1, -1).astype(np.int8)
-    found = csr_array((values, (rows[known], number[known])), shape=tags.asserted.shape)
-    return compact(found, np.int8)
-
-
-def without_answers(tags: TagSet, answers: csr_array, name: str) -> TagSet:
-    """Tags without what is verified of images that only score.
-
-    Args:
-        tags: with what is verified.
-        answers: (N, C) that score.
-        name: of these, for messages.
-
-    Raises:
-        DataError: all verified images only score.
-    """
-    scores = np.diff(answers.indptr) > 0
-    both = scores & tags.is_verified_row
-    if not both.any():
-        return tags
-    if both.sum() == tags.is_verified_row.sum():
-        raise DataError(
-            f"{name}: has all {both.sum():,} images of which tags are verified, so that nothing is "
-            "left to learn from. Give other images to score on than to learn from."
-        )
-    kept = csr_array(tags.verified, copy=True)
-    kept.data[np.repeat(scores, np.diff(kept.indptr))] = 0
-    kept.eliminate_zeros()
-    note = f"{both.sum():,} images with verified tags are in {name}: nothing is learned of them."
-    return replace(tags, verified=kept, understood=(*tags.understood, note))
-
-
 def clean(
     job: Job, make: FeatureMaker | None, given: Trained | None, *, cleaned_file: bool = True
 ) -> Cleaned:
@@ -301,6 +220,7 @@ def clean(
         given: the network that the user named, if any.
         cleaned_file: whether cleaned tags are written in the form of the source.
     """
+    job.tags.save(job.run.path / GIVEN)  # at once: what people answered is there if this is killed
     material_of = material_of_images if job.settings.learn_backbone else material_of_rows
     material = material_of(job, make, given)
     trained = train_on(job, material, job.inputs.recipe, job.settings.train)
@@ -378,8 +298,8 @@ def _warnings(
     if unread.any():
         such = job.tags.ids[int(unread.argmax())]
         found.append(
-            f"{unread.sum():,} of {len(unread):,} images cannot be read, such as {such}: their tags "
-            "are for review, but for those that people verified."
+            f"{unread.sum():,} of {len(unread):,} images cannot be read, such as {such}: their "
+            "tags are for review, but for those that people verified."
         )
     return tuple(dict.fromkeys(found))
 

@@ -65,26 +65,7 @@ def write_cleaned(
         name = cleaned_name(tags)
         notes += write_tags(tags, tagged.cleaned(), run.path / name)
     write_json(run.path / PAGE, _page_facts(found))
-    best = next(reversed(found.scores.values()), None)
-    this_round = {
-        "n_verified": int(tags.verified.nnz),
-        "score": None if best is None else best.map,
-        "drawn_to": 0.0 if questions is None else questions.drawn_to,
-    }
-    rounds = [*run.about["settings"]["rounds"], this_round]
-    run.note(
-        cleaned=name,
-        notes=notes,
-        understood=list(tags.understood),
-        next=[] if questions is None else [next_command(job)],
-        recipe=job.inputs.recipe,
-        seed=job.inputs.seed,
-        device=job.inputs.device,
-        summary=summary(found),
-        scores={name: each.to_dict() for name, each in found.scores.items()} or None,
-        rounds=rounds,
-        advice=advice(rounds),
-    )
+    run.note(cleaned=name, notes=notes, **_run_facts(job, found, questions))
     with run.stage("report"):
         write_cleaned_page(run.path, found, run.about, partial(job.progress, "report"))
     if questions is not None:  # late: until then answers of this round may still be in that file
@@ -187,6 +168,28 @@ def shown_questions(questions: Suggestions | None) -> list[Question]:
         Question(int(row), int(tag), float(probability), Why(why).name.lower())
         for row, tag, probability, why in zip(*columns, strict=True)
     ]
+
+
+def _run_facts(job: Job, found: Cleaned, questions: Suggestions | None) -> dict[str, Any]:
+    """What run.json says of the result."""
+    best = next(reversed(found.scores.values()), None)
+    this_round = {
+        "n_verified": int(found.tags.verified.nnz),
+        "score": None if best is None else best.map,
+        "drawn_to": 0.0 if questions is None else questions.drawn_to,
+    }
+    rounds = [*job.run.about["settings"]["rounds"], this_round]
+    return {
+        "understood": list(found.tags.understood),
+        "next": [] if questions is None else [next_command(job)],
+        "recipe": job.inputs.recipe,
+        "seed": job.inputs.seed,
+        "device": job.inputs.device,
+        "summary": summary(found),
+        "scores": {name: each.to_dict() for name, each in found.scores.items()} or None,
+        "rounds": rounds,
+        "advice": advice(rounds),
+    }
 
 
 def _page_facts(found: Cleaned) -> dict[str, Any]:

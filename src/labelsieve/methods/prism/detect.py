@@ -45,6 +45,7 @@ def detect_prism(
     *,
     seed: int = 0,
     progress: Progress | None = None,
+    remedy: str = "Better features would tell (--pretrain, --backbone).",
 ) -> Detection:
     """Which labels are right, by the centers of the classes: PRISM without training.
 
@@ -60,6 +61,7 @@ def detect_prism(
         settings: `PrismDetection()` unless given.
         seed: of the sample that the noise rate is estimated on.
         progress: called with (done, total).
+        remedy: for features that hardly tell the classes, as the end of a warning.
 
     Raises:
         DataError: as `score_offline`.
@@ -96,7 +98,7 @@ def detect_prism(
         foreign_group=np.full(len(labels), -1, np.int32),
         reasons=_reasons(scores, verdict, likely, labels, class_names),
         noise_rates=_noise_rates(scores, probabilities, labels, class_names),
-        warnings=_warnings(scores, labels, class_names),
+        warnings=_warnings(scores, labels, class_names, remedy),
     )
 
 
@@ -241,6 +243,7 @@ def _warnings(
     scores: OfflineScores,
     labels: NDArray[np.int64],
     class_names: Sequence[str],
+    remedy: str,
 ) -> tuple[str, ...]:
     """When and why the result should not be trusted."""
     found = []
@@ -266,8 +269,7 @@ def _warnings(
         found.append(
             f"Only {percent(nearest)} of the images are nearest to the center of the class they "
             f"are labeled. Either labels are bad or the features hardly tell these classes: from "
-            f"{percent(low)} to {percent(high)} of the labels may be wrong. Better features would "
-            "tell (--pretrain, --backbone)."
+            f"{percent(low)} to {percent(high)} of the labels may be wrong. {remedy}"
         )
     return tuple(found)
 

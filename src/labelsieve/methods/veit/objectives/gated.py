@@ -29,7 +29,7 @@ from labelsieve.data.samplers import shuffled
 from labelsieve.errors import ConfigError
 from labelsieve.features.contrast import Step
 from labelsieve.features.tag_batch import TagBatch, pair_places
-from labelsieve.features.tag_heads import GateCleaner, GateShape
+from labelsieve.features.tag_heads import GateCleaner, GateShape, widest
 from labelsieve.features.weights import drawn_from
 from labelsieve.loop import LearningRate, Shape, Training
 from labelsieve.methods.veit.asking import PairAnswer, blocks, pair_answers
@@ -55,7 +55,10 @@ class Gated:
     n_label: int = 128
     n_hidden: int = 256
     dropout: float = 0.5
-    rate: float = 1e-3  # learning rate
+    # Of the features gates see one direction for so many verified images, the widest ones; 0: all.
+    # Few images and many features make a worse cleaner than tags alone: see docs/results.md.
+    images_a_direction: int = 32
+    rate: float = 3e-3  # learning rate
     weight_decay: float = 1e-2
     batch_size: int = 256  # verified images a batch; fewer where they are few: a sixteenth of them
     # Over the verified images at a constant rate, at most; it is seen how many are best for
@@ -73,7 +76,7 @@ class Gated:
     def __post_init__(self) -> None:
         for name, least in (
             ("n_members", 1), ("n_label", 1), ("n_hidden", 1), ("batch_size", 1), ("passes", 1),
-            ("n_folds", 0), ("n_taggers", 0), ("weight_decay", 0),
+            ("n_folds", 0), ("n_taggers", 0), ("weight_decay", 0), ("images_a_direction", 0),
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected {least} or more.")
@@ -96,7 +99,7 @@ class Gated:
 
     def learn(self, work: Work, before: TagNet) -> Learned:
         logits, _ = unseen_logits(work, before, self.n_taggers)
-        few = _few(work, before, logits)
+        few = _few(work, before, logits, self.images_a_direction)
         n_passes, fitted = self._stopped(work, few)
         spread = np.full(work.asserted.nnz, np.nan, np.float32)
         # A cosine to 0 over twice as many passes has the same sum of rates.
@@ -153,7 +156,7 @@ class Gated:
         watched: _Watched | None = None,
     ) -> GateCleaner:
         """New gates learn verified pairs of some rows of the few."""
-        gates = self._made(work, few.features.shape[1])
+        gates = self._made(work, few)
         prepared = work.runtime.prepare(gates)
         training = Training(
             epochs=n_passes, batch_size=self._size(len(rows)),
@@ -177,12 +180,15 @@ class Gated:
         )  # fmt: skip
         return gates.eval()
 
-    def _made(self, work: Work, n_features: int) -> GateCleaner:
+    def _made(self, work: Work, few: _Few) -> GateCleaner:
+        n_seen = 0 if few.seen is None else few.seen[1].shape[1]
         shape = GateShape(
-            work.n_tags, n_features, self.n_label, self.n_hidden, self.n_members, self.dropout
-        )
+            work.n_tags, few.features.shape[1], self.n_label, self.n_hidden, self.n_members,
+            self.dropout, n_seen,
+        )  # fmt: skip
         with drawn_from(work.seed + 2):
-            return GateCleaner(shape)
+            gates = GateCleaner(shape)
+        return gates if few.seen is None else gates.look_along(*few.seen)
 
     def _size(self, n: int) -> int:
         """Verified images a batch, of so many."""
@@ -200,16 +206,19 @@ class _Few:
     logits: NDArray[np.float32]  # (p,) of the asserted pairs
     said: NDArray[np.int8]  # (p,) +1, -1, 0
     places: NDArray[np.int64]  # (p,) of these pairs among all P
+    seen: tuple[Tensor, Tensor] | None  # center (D,) and directions (D, K); None: all features
 
 
-def _few(work: Work, before: TagNet, logits: NDArray[np.float32]) -> _Few:
+def _few(work: Work, before: TagNet, logits: NDArray[np.float32], images_a_direction: int) -> _Few:
     rows = work.verified_rows
     seen = blocks(before, work.source, rows, work.views.clean, work.runtime)
     features = np.concatenate([features.float().cpu().numpy() for _, features, _ in seen])
     asserted = work.asserted[rows]
     places = pair_places(work.asserted, rows)
     said = values_at(work.verified[rows], asserted)
-    return _Few(rows, features, of_rows(features), asserted, logits[places], said, places)
+    n_seen = max(1, len(rows) // images_a_direction) if images_a_direction else len(rows)
+    seen = widest(features, n_seen) if n_seen < features.shape[1] and images_a_direction else None
+    return _Few(rows, features, of_rows(features), asserted, logits[places], said, places, seen)
 
 
 def gate_step(work: Work, gates: torch.nn.Module, few: _Few) -> Step:
