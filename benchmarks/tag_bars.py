@@ -21,7 +21,6 @@ OURS = ("default", "paper", "paper-pretrained", "mixed")  # that may not harm wh
 MEASURES = ("ap_all", "map", "map_full")
 # What the default is to reach in one configuration.
 AIMS = (("tagger", "ap_all", 88.5), ("tagger", "map", 73.0), ("cleaner", "map", 75.0))
-_JOINT = ("paper", "noisy")
 
 
 class Bar(NamedTuple):
@@ -96,7 +95,7 @@ def bars(name: str, kind: str, runs: Runs) -> list[Bar]:
             for side in OURS
             if {side, "noisy"} <= sides
         ]
-    found = published(runs, sides)
+    found = published(name, runs, sides)
     if {"default", "paper"} <= sides:
         pair = ("default", "paper", "map")
         found.append(at_least("default - paper, cleaner MAP", points(runs, *pair, "cleaner"), 1.0))
@@ -110,8 +109,8 @@ def bars(name: str, kind: str, runs: Runs) -> list[Bar]:
     return found
 
 
-def published(runs: Runs, sides: set[str]) -> list[Bar]:
-    """What Veit et al. found."""
+def published(name: str, runs: Runs, sides: set[str]) -> list[Bar]:
+    """What Veit et al. found: the order on all sets, how far apart on the real ones."""
     found = []
     if set(ORDER) <= sides:
         counts = wins(tag_evaluation(scores(runs, "tagger")), "ap_all")
@@ -121,8 +120,12 @@ def published(runs: Runs, sides: set[str]) -> list[Bar]:
             found.append(
                 Bar(f"{above} > {below}, AP_all", n == len(runs), f"{n}/{len(runs)}: {gaps}")
             )
-        found.append(at_least("paper - noisy, AP_all", points(runs, *_JOINT, "ap_all"), 4.0))
-        found.append(at_least("paper - noisy, MAP", points(runs, *_JOINT, "map"), 1.5))
+    if not name.startswith("primary"):
+        return found
+    if {"paper", "noisy"} <= sides:
+        gaps = points(runs, "paper", "noisy", "ap_all")
+        found.append(at_least("paper - noisy, AP_all", gaps, 4.0))
+        found.append(at_least("paper - noisy, MAP", points(runs, "paper", "noisy", "map"), 1.5))
     if {"clean-long", "noisy"} <= sides:
         gaps = points(runs, "noisy", "clean-long", "map")
         found.append(at_least("noisy - clean-long, MAP", gaps, 0.0))

@@ -44,6 +44,7 @@ SLIPS = [
         ("cluster", "nowhere", "--classes", "3", "--out", "run"),
         "nowhere: no such file or folder.",
     ),
+    (("tag", "nowhere", "--out", "run"), "nowhere: no such file or folder."),
     (
         ("audit", ".", "--features", "f.npy", "--out", "run"),
         "--features f.npy: there is no such fi",

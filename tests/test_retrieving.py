@@ -365,6 +365,19 @@ def test_mistakes_are_said_before_the_work(photos: Path, others: Path, tmp_path:
     assert not out.exists()
 
 
+def test_a_test_set_of_one_image_that_can_be_read_is_refused_before_the_training(
+    photos: Path, others: Path, tmp_path: Path
+):
+    pair = tmp_path / "pair" / "5"
+    pair.mkdir(parents=True)
+    shutil.copy(next((others / "5").glob("0*.png")), pair / "a.png")
+    (pair / "torn.png").write_bytes(b"no picture")
+    out = tmp_path / "run"
+    said = refusal("retrieve", photos, "--test", pair.parent, "--out", out, *ON_IMAGES)
+    assert "of 2 images 1 can be read; expected at least two" in said
+    assert not (out / "checkpoint" / "train").exists()
+
+
 def test_embeddings_are_written_as_npy(rows_run: Path, others: Path, tmp_path: Path):
     said = refusal("predict", rows_run, others, "--out", tmp_path / "new.csv")
     assert "embeddings are written as .npy" in said

@@ -61,6 +61,10 @@ MAY_IMPORT = {
     "training_evidence": {"methods", "data", "records", "run", "inputs", "errors"},
     "training_checks": {"training_evidence", "pipeline", "run", "runtime", "inputs", "config"}
     | {"errors"},
+    "tagging": {"prediction", "clustering", "representation", "stages", "classifying", "makers"}
+    | {"trained", "methods", "report", "features", "tag_set", "tag_findings", "tag_verdicts"}
+    | {"tagged_images", "data", "records", "run", "inputs", "config", "files", "errors"}
+    | TRAINING,
     "retrieval": {"training_checks", "prediction", "clustering", "pipeline", "representation"}
     | {"assemble", "stages", "classifying", "makers", "trained", "methods", "report", "features"}
     | {"neighbors", "data", "records", "run", "inputs", "config", "files", "errors"}

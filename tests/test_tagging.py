@@ -21,7 +21,7 @@ from labelsieve.records import Features
 from labelsieve.report.tag_metrics import score_tags
 from labelsieve.run import OUTPUTS, REPLACED
 from labelsieve.tag_findings import Tagged, TagVerdict
-from labelsieve.tag_set import TagSet, values_at
+from labelsieve.tag_set import Form, TagSet, values_at
 from labelsieve.tagging import rounds, tagging, written
 from labelsieve.tagging.settings import Tag, Wanted, recipe_of, tagging_recipe
 from made_tagging import (
@@ -374,6 +374,50 @@ def test_a_second_round_killed_after_its_questions_were_written_ends_like_an_unb
     assert verified_of(out / "given.parquet") == verified_of(second / "given.parquet")
 
 
+def test_a_round_that_is_stopped_takes_answers_that_were_corrected(
+    finished: Path, desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = copied(finished, tmp_path / "run")
+    fill_in(out / "to_verify.csv", NAMES, ~TRUTH)  # all wrong
+    again = words(desk, out, "--resume", verified=out / "to_verify.csv")
+
+    def cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tagging, "compared", cut)
+    assert run(*again).exit_code == 130
+    fill_in(out / "to_verify.csv", NAMES, TRUTH)
+    assert run(*again).exit_code == 130  # begun again, and stopped again
+    monkeypatch.undo()
+    done(*again)
+    answered = rows_of_csv(out / "to_verify.csv")
+    new = {(row["image"], row["tag"]): int(row["present"]) for row in answered}
+    first = verified_of(finished / "given.parquet")
+    assert verified_of(out / "given.parquet") == first | new
+    for (name, tag), present in new.items():
+        assert present == TRUTH[NAMES.index(name), TAGS.index(tag)]
+    assert [each["n_verified"] for each in about(out)["rounds"]] == [118, 148]
+    assert (out / "features.npy").read_bytes() == (finished / "features.npy").read_bytes()
+
+
+def test_a_first_run_that_is_stopped_takes_more_answers(
+    desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, checked = tmp_path / "run", tmp_path / "c.csv"
+    answers_table(checked, NAMES, TRUTH, GIVEN, range(20))
+
+    def cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tagging, "compared", cut)
+    assert run(*words(desk, out, verified=checked)).exit_code == 130
+    monkeypatch.undo()
+    answers_table(checked, NAMES, TRUTH, GIVEN, range(30))
+    done(*words(desk, out, "--resume", verified=checked))
+    assert len(verified_of(out / "given.parquet")) == GIVEN[:30].sum()
+    assert len(about(out)["rounds"]) == 1
+
+
 def test_a_rerun_of_a_second_round_gives_the_same_bytes(second: Path, tmp_path: Path):
     done("rerun", second, "--out", tmp_path / "again")
     same_bytes(second, tmp_path / "again", "to_verify.csv")
@@ -698,6 +742,60 @@ def test_features_of_the_users_own_need_no_images(desk: Path, tmp_path: Path):
     said_of_new = refusal("predict", out, desk / "photos", "--out", tmp_path / "new.csv")
     assert "made from features of your own" in said_of_new
     done("report", out)
+
+
+def test_texts_beside_images_are_cleaned_as_texts(desk: Path, tmp_path: Path):
+    folder = tmp_path / "photos"
+    pictures(folder, TRUTH)
+    for name, own in zip(NAMES, GIVEN, strict=True):
+        (folder / name).with_suffix(".txt").write_text(", ".join(np.array(TAGS)[own]) + "\n")
+    out = tmp_path / "run"
+    done("tag", folder, "--verified", desk / "checked.csv", "--out", out, *FAST)
+    assert about(out)["cleaned"] == "cleaned"
+    clean = {row["image"]: row["clean_labels"] for row in rows_of_csv(out / "labels.csv")}
+    for name in NAMES:
+        text = (out / "cleaned" / name).with_suffix(".txt").read_text().strip()
+        assert sorted(filter(None, text.split(", "))) == sorted(
+            filter(None, clean[name].split("|"))
+        )
+    done("rerun", out, "--out", tmp_path / "again")
+
+
+def test_a_source_of_any_suffix_has_cleaned_tags_that_a_run_owns(tmp_path: Path):
+    for family, files, name in (
+        ("lists", ("a/photos.CSV",), "cleaned.csv"),
+        ("long", ("a/photos.pq",), "cleaned.parquet"),
+        ("coco", ("a/instances.json",), "cleaned.json"),
+        ("tag-lines", ("All_Tags.txt",), "cleaned.txt"),
+        ("multi-hot", ("a.tsv",), "cleaned.tsv"),
+        ("open-images", ("a.csv", "b.csv"), "cleaned"),
+        ("voc", ("cat_train.txt",), "cleaned"),
+        ("image-set", (), "cleaned.parquet"),
+    ):
+        form = Form(family, tuple(str(tmp_path / file) for file in files))
+        ids, matrix = ("a",), csr_array(np.ones((1, 1), np.float32))
+        tags = TagSet(ids, ("cat",), matrix, csr_array((1, 1), dtype=np.int8), form=form)
+        assert written.cleaned_name(tags) == name
+        assert name in OUTPUTS
+
+
+def test_synonyms_implied_tags_and_groups_go_through(desk: Path, tmp_path: Path):
+    (tmp_path / "synonyms.csv").write_text("from,to\ndisc,round\n")
+    (tmp_path / "groups.csv").write_text("tag,group\nred,colors\nblue,colors\nround,shapes\n")
+    out = tmp_path / "run"
+    said = done(
+        *words(desk, out, "--synonyms", tmp_path / "synonyms.csv", "--implies", "red:colored",
+               "--groups", tmp_path / "groups.csv", "--json")
+    )  # fmt: skip
+    names = Tagged.load(out / "tags.parquet").tag_names
+    assert {"round", "colored"} <= set(names)
+    assert "disc" not in names
+    groups = json.loads(said.stdout)["scores"]["default"]["by_group"]
+    assert {group["name"] for group in groups} == {"colors", "shapes"}
+    clean = {tag for row in rows_of_csv(out / "cleaned.csv") for tag in row["labels"].split("|")}
+    assert clean - {""} <= set(names)  # spelled as they were brought together
+    done("rerun", out, "--out", tmp_path / "again")
+    same_bytes(out, tmp_path / "again")
 
 
 # In Python

@@ -15,7 +15,14 @@ from labelsieve.errors import ConfigError
 from labelsieve.features.rows import Rows
 from labelsieve.features.saved import load_network, save_network
 from labelsieve.features.tag_batch import pair_places, tag_batch
-from labelsieve.features.tag_heads import CleanerShape, GateCleaner, GateShape, LabelCleaner, Tagger
+from labelsieve.features.tag_heads import (
+    CleanerShape,
+    GateCleaner,
+    GateShape,
+    LabelCleaner,
+    Tagger,
+    widest,
+)
 from labelsieve.features.weights import drawn_from
 from labelsieve.methods.veit.network import TagNet
 from made_colors import tiny_network
@@ -212,6 +219,31 @@ def test_gates_learn_apart():
     assert module.output.grad[:, 1].abs().sum() == 0
 
 
+def test_gates_that_see_few_directions_do_not_see_what_is_across_them():
+    rows = features().numpy()
+    center, directions = widest(rows, 2)
+    module, tags = gates(n_seen=2).look_along(center, directions), batch(asserted())
+    logits = torch.zeros(len(tags.values))
+    across = torch.linalg.qr(directions, mode="complete")[0][:, 2:]  # (D, D - 2)
+    moved = features() + (across @ torch.ones(DIM - 2))
+    assert torch.allclose(module(tags, moved, logits), module(tags, features(), logits), atol=1e-5)
+    along = features() + directions[:, 0]
+    assert not torch.allclose(module(tags, along, logits), module(tags, features(), logits))
+    assert module.features.weight.shape[1] == 2
+
+
+def test_the_widest_directions_come_first_have_unit_deviation_and_hang_on_no_sign():
+    rng = np.random.default_rng(0)
+    rows = (rng.normal(size=(500, 3)) * [1, 5, 0] + [7, 8, 9]).astype(np.float32)
+    center, directions = widest(rows, 3)
+    assert np.allclose(center, rows.mean(axis=0), atol=1e-5)
+    turned = (torch.from_numpy(rows) - center) @ directions
+    assert turned.std(dim=0, correction=0).tolist() == pytest.approx([1, 1, 0], abs=1e-3)
+    assert abs(np.corrcoef(turned[:, 0], rows[:, 1])[0, 1]) > 0.999
+    mirrored = widest((2 * rows.mean(axis=0) - rows).astype(np.float32), 3)[1]
+    assert torch.allclose(mirrored[:, :2], directions[:, :2], atol=1e-4)
+
+
 def test_what_gates_drop_hangs_on_the_generator_alone_and_not_outside_of_training():
     module, tags = gates(dropout=0.5), batch(asserted())
     logits = torch.zeros(len(tags.values))
@@ -230,6 +262,7 @@ def test_what_gates_drop_hangs_on_the_generator_alone_and_not_outside_of_trainin
     [
         (lambda: CleanerShape(n_hidden=0), "n_hidden is 0; at least 1 is needed"),
         (lambda: GateShape(n_members=0), "n_members is 0; at least 1 is needed"),
+        (lambda: GateShape(n_features=4, n_seen=5), "n_seen is 5; expected 0 to 4"),
         (lambda: GateShape(dropout=1.0), "dropout is 1.0; expected 0 <= dropout < 1"),
     ],
 )
@@ -247,7 +280,9 @@ def test_a_new_tagger_says_how_frequent_tags_are():
     assert torch.allclose(said, torch.tensor([0.5, 0.25, 1e-4]).expand(N, 3), atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [cleaner, gates, lambda: drawn(Tagger(DIM, TAGS))])
+@pytest.mark.parametrize(
+    "make", [cleaner, gates, lambda: gates(n_seen=2), lambda: drawn(Tagger(DIM, TAGS))]
+)
 def test_networks_are_saved_and_read_again(make, tmp_path):
     module = make()
     save_network(tmp_path, module, {"tags": ["a"]})

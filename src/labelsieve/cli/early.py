@@ -58,15 +58,16 @@ def refuse_slips(command: str, given: Mapping[str, Any]) -> None:
 
         for run in given.get("runs") or (given["run"],):
             read_run(run)
-    paths = [given[name] for name in _IMAGES if given.get(name) is not None]
+    source = given.get("images", given.get("table"))
+    paths = [given[name] for name in (*_IMAGES, "table") if given.get(name) is not None]
     if paths:
         from labelsieve.data.read import check_there
 
         for path in paths:
             check_there(path)
     # a run says itself what it has no use for, whether it is there or not
-    of_images = "images" in given and "run" not in given
-    if of_images and not (Path(given["images"]) / "run.json").is_file():
+    of_images = source is not None and "run" not in given
+    if of_images and not (Path(source) / "run.json").is_file():
         _files(given)
 
 

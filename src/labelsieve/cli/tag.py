@@ -116,6 +116,8 @@ def show_tags(found: Cleaned | None, out: Path, as_json: bool) -> None:
         f"Tags:    {out / 'tags.csv'}\nCleaned: {out / about['cleaned']}\n"
         f"Report:  {out / 'report.html'}"
     )
-    for command, does in about["next"]:
-        say(f"Verify:  {out / 'to_verify.csv'}: 1 or 0 in the column present; then\n")
-        say(f"    {command}\n\n{does}.")
+    for command, _ in about["next"]:
+        say(
+            f"Verify:  {out / 'to_verify.csv'}: write 1 or 0 into its column present, then go on:\n"
+            f"         {command}"
+        )

@@ -24,6 +24,7 @@ __all__ = [
     "anchor_neighbor",
     "balanced",
     "grouped",
+    "in_epochs_of",
     "in_order",
     "infinite",
     "mixed_source",
@@ -301,6 +302,39 @@ def infinite(sampler: Sampler, start: int = 0) -> Iterator[NDArray[np.int64]]:
     yield from islice(sampler.epoch(first_epoch), first, None)
     for epoch in count(first_epoch + 1):
         yield from sampler.epoch(epoch)
+
+
+def in_epochs_of(sampler: Sampler, n_batches: int) -> Sampler:
+    """The batches of a sampler, epoch after epoch without end, in epochs of another length.
+
+    Args:
+        sampler: whose own epochs no longer matter.
+        n_batches: an epoch.
+
+    Example:
+        >>> sampler = in_epochs_of(in_order(3, batch_size=2), n_batches=3)
+        >>> [rows.tolist() for rows in sampler.epoch(1)]
+        [[2], [0, 1], [2]]
+    """
+    return _Recut(sampler, n_batches)
+
+
+@dataclass(frozen=True)
+class _Recut:
+    """The batches of another sampler, in epochs of another length."""
+
+    sampler: Sampler
+    n_batches: int
+
+    @property
+    def batch_size(self) -> int:
+        return self.sampler.batch_size
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def epoch(self, epoch: int) -> Iterator[NDArray[np.int64]]:
+        return islice(infinite(self.sampler, epoch * self.n_batches), self.n_batches)
 
 
 @dataclass(frozen=True)

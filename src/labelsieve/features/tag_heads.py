@@ -183,7 +183,7 @@ class GateCleaner(nn.Module):
         self.register_buffer("shift", torch.zeros(()))
 
     def look_along(self, center: Tensor, directions: Tensor) -> GateCleaner:
-        """See of features f only (f - center) @ directions, as `widest` finds them; (D,), (D, K)."""
+        """See only (f - center) @ directions of features f, as `widest` finds (D,) and (D, K)."""
         self.center.copy_(center)
         self.directions.copy_(directions)
         return self

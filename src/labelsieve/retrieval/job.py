@@ -19,7 +19,7 @@ from labelsieve.data.batches import Source
 from labelsieve.data.decode import Pixels, confirmed_hashes, decode_images
 from labelsieve.data.held_out import Gallery
 from labelsieve.data.sources import of_rows
-from labelsieve.errors import ConfigError
+from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.backbones import load_timm, network
 from labelsieve.features.pooling import pooled_by
 from labelsieve.features.rows import Rows
@@ -256,13 +256,8 @@ def trained_again(
             folder=made(job.run.checkpoint / SECOND), progress=job.tell(SECOND),
         )  # fmt: skip
     if not isinstance(job.run, Beside):  # which has no run.json
-        job.run.note(
-            second_stage={
-                "n_images": len(found.rows),
-                "n_kept": len(found.kept),
-                "noise_rate": found.scores.noise_rate,
-            }
-        )
+        counts = {"n_images": len(found.rows), "n_kept": len(found.kept)}
+        job.run.note(second_stage=counts | {"noise_rate": found.scores.noise_rate})
     return found.trained
 
 
@@ -294,7 +289,11 @@ def suspects(job: Job, material: Material, values: NDArray[np.float32]) -> Findi
 
 
 def test_of(job: Job, material: Material) -> Test | None:
-    """What the log says of the test images while the embedding learns; None: nothing."""
+    """What the log says of the test images while the embedding learns; None: nothing.
+
+    Raises:
+        DataError: fewer than two of them can be read.
+    """
     if job.test is None:
         return None
     images, labels = job.test
@@ -315,6 +314,11 @@ def test_of(job: Job, material: Material) -> Test | None:
             pixels, source = readable_source(images, size, folder_of_pixels, job.progress)
         rows = np.flatnonzero(pixels.usable)
         labels = labels[rows]
+    if len(rows) < 2:
+        raise DataError(
+            f"--test {job.inputs.test}: of {len(images)} images {len(rows)} can be read; expected "
+            "at least two, for one to be found by the other. Look whether their files are whole."
+        )
 
     def test(embeds: Embeds) -> dict[str, float]:
         found = score_retrieval(embeds(source, rows), labels)

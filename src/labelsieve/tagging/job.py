@@ -104,6 +104,8 @@ class Material(NamedTuple):
 
     def in_set(self, tags: TagSet, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """(P,) of all asserted pairs of the set, from those of the source; NaN of the others."""
+        if len(values) == tags.asserted.nnz:
+            return values
         there = np.zeros(len(tags), np.bool_)
         there[self.whole] = True
         found = np.full(tags.asserted.nnz, np.nan, np.float32)
@@ -213,9 +215,9 @@ def check_enough(tags: TagSet, n_readable: int) -> None:
 
 def _features(job: Job, make: FeatureMaker | None) -> Features:
     """One row for each image that can be read."""
-    if job.features is not None or make is None:
-        assert job.features is not None  # noqa: S101
+    if job.features is not None:
         return job.features
+    assert make is not None  # noqa: S101 -- it is where features are not in memory
     if job.tags.images is None:
         assert job.inputs.features is not None  # noqa: S101 -- `maker_of` sees to it
         with job.run.stage("features"):

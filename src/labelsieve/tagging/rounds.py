@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -45,10 +46,13 @@ class Before(NamedTuple):
 
     tags: TagSet | None = None  # with all that was verified
     rounds: Rounds = ()  # that are finished
-    settings: Mapping[str, Any] | None = None  # of the last round, where it is finished
+    settings: Mapping[str, Any] | None = None  # of the last round, finished or not
 
     def is_another_round(self, settings: Mapping[str, Any]) -> bool:
-        """Whether only what was verified, or what is asked for, is other than in the last round."""
+        """Whether only what was verified, or what is asked for, is other than in the last round.
+
+        A round that was stopped, and whose answers were changed since, is begun again.
+        """
         if self.settings is None:
             return False
         then, now = flat(self.settings), flat(json.loads(json.dumps(settings)))
@@ -68,19 +72,28 @@ def rounds_before(out: Path) -> Before:
     about = json.loads((out / "run.json").read_text(encoding="utf-8"))
     if about.get("job") != "tag":
         return Before()
-    rounds = tuple(about["settings"].get("rounds", ()))
+    settings = about["settings"]
+    rounds = tuple(settings["rounds"])
     if about["status"] == "done":
-        return Before(_given(out), tuple(about["rounds"]), about["settings"])
+        return Before(_given(out), tuple(about["rounds"]), settings)
     if rounds:
         take_over(out)
         begun = (out / GIVEN).is_file()
-        return Before(_given(out if begun else out / REPLACED), rounds)
-    return Before()
+        return Before(_given(out if begun else out / REPLACED), rounds, settings)
+    return Before(settings=settings)
 
 
-def take_over(out: Path) -> None:
-    """Take from the round before what does not depend on what is verified, and its questions."""
+def take_over(out: Path, answers: bytes | None = None) -> None:
+    """Take from the round before what does not depend on what is verified, and its questions.
+
+    Args:
+        out: folder of the run.
+        answers: the questions as they were before the round was begun, with what was filled in.
+    """
     aside = out / REPLACED
+    if answers is not None:
+        with atomic(out / QUESTIONS_FILE) as partial:
+            partial.write_bytes(answers)
     for name in _KEPT:
         olds = [aside / name] if (aside / name).is_file() else sorted((aside / name).glob("**/*"))
         for old in olds:
@@ -193,10 +206,10 @@ def _write_counted(path: Path, tags: TagSet, found: NDArray[np.bool_]) -> None:
 def _read_counted(path: Path, tags: TagSet) -> NDArray[np.bool_]:
     """(P,) the asserted pairs that a file names."""
     table = pq.read_table(path)
-    row = {name: r for r, name in enumerate(tags.ids)}
-    column = {name: c for c, name in enumerate(tags.tag_names)}
-    rows = [row[name] for name in table.column("image").to_pylist()]
-    columns = [column[name] for name in table.column("tag").to_pylist()]
+    rows, columns = (
+        pc.index_in(table.column(name), value_set=pa.array(names, pa.string())).to_numpy()
+        for name, names in (("image", tags.ids), ("tag", tags.tag_names))
+    )
     ones = np.ones(len(rows), np.int8)
     named = compact(csr_array((ones, (rows, columns)), shape=tags.asserted.shape), np.int8)
     there: NDArray[np.bool_] = values_at(named, tags.asserted) != 0

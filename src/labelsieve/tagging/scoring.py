@@ -113,8 +113,9 @@ def score_cleaner(
     """
     assert material.answers is not None  # noqa: S101
     asserted = material.tags.asserted
-    answers = csr_array(material.answers.multiply(asserted != 0))
-    answers.sort_indices()
+    answers = csr_array(material.answers, copy=True)
+    answers.data[values_at(asserted, answers) == 0] = 0
+    answers.eliminate_zeros()
     if not answers.nnz:
         return None
     # one more than the probability: values_at gives 0 where nothing is stored

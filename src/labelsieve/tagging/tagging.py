@@ -24,6 +24,7 @@ from labelsieve.methods.veit.trained_tagger import TrainedTagger
 from labelsieve.methods.veit.verify import Suggestions, suggest
 from labelsieve.records import Features
 from labelsieve.report.tag_breakdowns import read_groups
+from labelsieve.report.tag_page import QUESTIONS_FILE
 from labelsieve.report.tag_reliability import false_positive_share, reliability
 from labelsieve.report.tag_rows import TagRow, tag_rows
 from labelsieve.representation import FeatureMaker
@@ -158,13 +159,15 @@ def run_tag(
     about = _about(inputs, settings, wanted, tags)
     again = before.is_another_round(about)
     about["rounds"] = _rounds(inputs, before, again=again)
+    questions = out / QUESTIONS_FILE
+    filled_in = questions.read_bytes() if again and questions.is_file() else None
     with Run.open(
         out, "tag", about, resume=resume and not again, overwrite=overwrite or again
     ) as run:
         if run.done:
             return None
         if again:
-            take_over(out)
+            take_over(out, filled_in)
         job = Job(tags, answers, inputs, settings, run, progress or silent, wanted, groups)
         return clean(job, make, given)
 
@@ -204,7 +207,7 @@ def _rounds(inputs: Inputs, before: Before, *, again: bool) -> list[Any]:
     if inputs.audited is not None:  # a run that is repeated
         rounds: list[Any] = read_run(Path(inputs.audited))["settings"]["rounds"]
         return rounds
-    if before.settings is not None and not again:  # the round that is finished
+    if before.settings is not None and not again:  # the round that is there
         return list(before.settings["rounds"])
     return list(before.rounds)
 
@@ -236,7 +239,7 @@ def clean(
     )  # fmt: skip
     asked = ~np.isnan(said)
     asked &= np.repeat(~job.only_scores, np.diff(job.tags.asserted.indptr))
-    questions = _questions(job, np.where(asked, said, np.float32(np.nan)))
+    questions = _questions(job, said, asked)
     found = Cleaned(
         job.tags, tagged, scores_of(job, material, trained, tagged, beside),
         _rows(job, tagged, thresholds, counted(job, asked)),
@@ -260,13 +263,14 @@ def verified_pairs(material: Material, trained: TrainedTagger) -> Verified:
     return Verified(said[there], columns, verified[there] > 0)
 
 
-def _questions(job: Job, said: NDArray[np.float32]) -> Suggestions | None:
+def _questions(job: Job, said: NDArray[np.float32], asked: NDArray[np.bool_]) -> Suggestions | None:
     if not job.wanted.n_questions:
         return None
+    tags, wanted = job.tags, job.wanted
+    free = np.where(asked, said, np.float32(np.nan))
     return suggest(
-        said, job.tags.asserted, job.tags.verified, job.wanted.n_questions, job.wanted.mode,
-        job.inputs.seed,
-    )  # fmt: skip
+        free, tags.asserted, tags.verified, wanted.n_questions, wanted.mode, job.inputs.seed
+    )
 
 
 def _added(job: Job, material: Material, trained: TrainedTagger) -> Pairs | None:

@@ -13,7 +13,6 @@ import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from labelsieve.data.augment import Contrastive, Weak
 from labelsieve.data.batches import Batches, Source
-from labelsieve.data.samplers import Sampler, grouped, infinite
+from labelsieve.data.samplers import Sampler, grouped, in_epochs_of
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import width_of
 from labelsieve.features.inference import clean_outputs
@@ -256,24 +255,6 @@ def embed(
     return found.numpy()
 
 
-@dataclass(frozen=True)
-class _Evenly:
-    """The batches of a sampler, epoch after epoch without end, in epochs of another length."""
-
-    sampler: Sampler
-    n_batches: int
-
-    @property
-    def batch_size(self) -> int:
-        return self.sampler.batch_size
-
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def epoch(self, epoch: int) -> Iterator[NDArray[np.int64]]:
-        return islice(infinite(self.sampler, epoch * self.n_batches), self.n_batches)
-
-
 def _learned(
     source: Source, labels: NDArray[np.int64], n_classes: int, rows: NDArray[np.int64]
 ) -> NDArray[np.int64]:
@@ -306,7 +287,7 @@ def _sampler(
     if not settings.updates:
         return sampler
     n_batches = settings.updates * settings.training.accumulate / settings.training.epochs
-    return _Evenly(sampler, round(n_batches))
+    return in_epochs_of(sampler, round(n_batches))
 
 
 def _after_epoch(

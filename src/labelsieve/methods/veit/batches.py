@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labelsieve.data.samplers import Sampler, infinite, mixed_source, shuffled
+from labelsieve.data.samplers import Sampler, in_epochs_of, mixed_source, shuffled
 from labelsieve.errors import ConfigError
 
 
@@ -85,7 +84,7 @@ def for_updates(sampler: Sampler, n_updates: int, most_epochs: int) -> tuple[Sam
         the sampler, and how many epochs to take of it.
     """
     epochs = next(n for n in range(min(most_epochs, n_updates), 0, -1) if n_updates % n == 0)
-    return _Endless(sampler, n_updates // epochs), epochs
+    return in_epochs_of(sampler, n_updates // epochs), epochs
 
 
 @dataclass(frozen=True)
@@ -105,21 +104,3 @@ class _Ordered:
     def epoch(self, epoch: int) -> Iterator[NDArray[np.int64]]:
         for rows in self.sampler.epoch(epoch):
             yield rows[self.order]
-
-
-@dataclass(frozen=True)
-class _Endless:
-    """The batches of a sampler, epoch after epoch without end, in epochs of another length."""
-
-    sampler: Sampler
-    n_batches: int
-
-    @property
-    def batch_size(self) -> int:
-        return self.sampler.batch_size
-
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def epoch(self, epoch: int) -> Iterator[NDArray[np.int64]]:
-        return islice(infinite(self.sampler, epoch * self.n_batches), self.n_batches)

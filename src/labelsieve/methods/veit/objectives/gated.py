@@ -211,13 +211,15 @@ class _Few:
 
 def _few(work: Work, before: TagNet, logits: NDArray[np.float32], images_a_direction: int) -> _Few:
     rows = work.verified_rows
-    seen = blocks(before, work.source, rows, work.views.clean, work.runtime)
-    features = np.concatenate([features.float().cpu().numpy() for _, features, _ in seen])
+    found = blocks(before, work.source, rows, work.views.clean, work.runtime)
+    features = np.concatenate([features.float().cpu().numpy() for _, features, _ in found])
     asserted = work.asserted[rows]
     places = pair_places(work.asserted, rows)
     said = values_at(work.verified[rows], asserted)
-    n_seen = max(1, len(rows) // images_a_direction) if images_a_direction else len(rows)
-    seen = widest(features, n_seen) if n_seen < features.shape[1] and images_a_direction else None
+    seen = None
+    if images_a_direction:
+        n_seen = max(1, len(rows) // images_a_direction)
+        seen = widest(features, n_seen) if n_seen < features.shape[1] else None
     return _Few(rows, features, of_rows(features), asserted, logits[places], said, places, seen)
 
 
