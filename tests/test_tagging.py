@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from scipy.sparse import csr_array
 
 import labelsieve as ls
@@ -22,7 +23,8 @@ from labelsieve.report.tag_metrics import score_tags
 from labelsieve.run import OUTPUTS, REPLACED
 from labelsieve.tag_findings import Tagged, TagVerdict
 from labelsieve.tag_set import Form, TagSet, values_at
-from labelsieve.tagging import rounds, tagging, written
+from labelsieve.tagged_images import TaggedImages
+from labelsieve.tagging import kept, rounds, tagging, written
 from labelsieve.tagging.settings import Tag, Wanted, recipe_of, tagging_recipe
 from made_tagging import (
     BROKEN,
@@ -158,9 +160,9 @@ def test_what_stays_is_scored_by_the_rows_that_are_written(finished: Path):
         for tag in filter(None, row["clean_labels"].split("|")):
             shown = TRUTH[NAMES.index(row["image"]), TAGS.index(tag)]
             right, wrong = right + shown, wrong + (not shown)
-    kept = about(finished)["scores"]["default: cleaner"]["kept"]
-    assert (kept["n_kept"], kept["n_right"]) == (right + wrong, right)
-    assert kept["n_present"] == (GIVEN & TRUTH)[list(LAST)].sum()
+    scores = about(finished)["scores"]["default: cleaner"]["kept"]
+    assert (scores["n_kept"], scores["n_right"]) == (right + wrong, right)
+    assert scores["n_present"] == (GIVEN & TRUTH)[list(LAST)].sum()
 
 
 def test_the_cleaner_is_scored_by_the_probabilities_that_are_written(finished: Path):
@@ -541,11 +543,12 @@ def test_the_tagger_says_again_what_it_was_scored_by(finished: Path, desk: Path)
     test = [row for row in LAST if NAMES[row] in found.image]
     place = {row: i for i, row in enumerate(found.rows.tolist())}
     of_image = {name: row for row, name in enumerate(found.image)}
+    said = found.probabilities.toarray()
     values, tags, shown = [], [], []
     for row in test:
         for c in np.flatnonzero(GIVEN[row]):
             tag = found.tag_names.index(TAGS[c])
-            values.append(found.probabilities[place[of_image[NAMES[row]]], tag])
+            values.append(said[place[of_image[NAMES[row]]], tag])
             tags.append(tag)
             shown.append(TRUTH[row, c])
     again = score_tags(np.array(values), np.array(tags), np.array(shown), found.tag_names)
@@ -593,7 +596,7 @@ def test_a_network_that_learns_along_is_kept_and_predicts(
     place = {found.image[row]: i for i, row in enumerate(found.rows.tolist())}
     pairs = [(row, c) for row in LAST for c in np.flatnonzero(GIVEN[row])]
     columns = np.array([found.tag_names.index(TAGS[c]) for _, c in pairs])
-    values = np.array([found.probabilities[place[NAMES[row]]] for row, _ in pairs])
+    values = np.array([found.probabilities.toarray()[place[NAMES[row]]] for row, _ in pairs])
     shown = np.array([TRUTH[pair] for pair in pairs])
     again = score_tags(values[np.arange(len(pairs)), columns], columns, shown, found.tag_names)
     assert again.map == pytest.approx(scores.map, abs=1e-4)
@@ -647,8 +650,8 @@ def test_a_wanted_precision_makes_thresholds_of_tags(finished: Path, desk: Path,
     bars = Tagged.load(out / "tags.parquet").thresholds
     assert (bars > 0).all()
     assert not np.allclose(bars, Tagged.load(finished / "tags.parquet").thresholds)
-    kept = [Tagged.load(each / "tags.parquet").stays.sum() for each in (out, finished)]
-    assert kept[0] < kept[1]
+    fewer, more = (Tagged.load(each / "tags.parquet").stays.sum() for each in (out, finished))
+    assert fewer < more
 
 
 def test_tags_are_added_where_asked_for(desk: Path, tmp_path: Path):
@@ -933,6 +936,31 @@ def test_earlier_answers_are_merged_by_names():
     assert found.asserted.toarray().tolist() == [[1, 1, 1], [0, 1, 0]]
     assert found.verified.toarray().tolist() == [[-1, -1, 0], [0, 1, 1]]
     assert before.verified.toarray().tolist() == [[1, -1], [0, 0]]  # as it was
+
+
+def test_new_images_keep_their_likeliest_tags_and_all_that_they_have():
+    rng = np.random.default_rng(0)
+    said = rng.random((7, 12)).astype(np.float32) ** 2
+    said[3] = 0  # nothing is likely
+    said[4] = 0.9
+    found = kept.likely_tags(torch.from_numpy(said))
+    for row, own in enumerate(said):
+        columns = found.indices[found.indptr[row] : found.indptr[row + 1]]
+        assert (own[columns] == found.data[found.indptr[row] : found.indptr[row + 1]]).all()
+        assert set(np.flatnonzero(own >= 0.5)) <= set(columns)
+        assert len(columns) == max(5, (own >= 0.5).sum())
+        assert np.sort(own[columns])[-5:].tolist() == np.sort(own)[-5:].tolist()
+    names = tuple(f"t{c:02d}" for c in range(12))
+    images = tuple(f"im{i}" for i in range(9))
+    table = TaggedImages(images, names, np.array([0, 1, 2, 4, 5, 6, 8]), found)
+    rows = table.to_arrow().to_pylist()
+    assert [row["labels"] is None for row in rows] == [i in (3, 7) for i in range(9)]
+    for row, own in zip(table.rows.tolist(), said, strict=True):
+        order = np.argsort(-own, kind="stable")
+        assert rows[row]["choices"] == [names[c] for c in order[:5]] or not own.any()
+        assert rows[row]["choice_probabilities"] == own[order[:5]].tolist()
+        assert rows[row]["labels"] == [names[c] for c in order if own[c] >= 0.5]
+    assert table.counts().tolist() == (said >= 0.5).sum(0).tolist()
 
 
 def test_a_draw_goes_by_places_that_do_not_move():

@@ -1,8 +1,10 @@
-"""What a tagger says of new images: one row an image, its tags and how likely they are."""
+"""What a tagger says of new images: one row an image, its tags and how likely they are.
+
+Axis letters: N images, M of them that can be read, C tags.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,21 +13,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from labelsieve.choices import to_pandas, write
 from labelsieve.files import atomic
 
 N_LIKELY = 5  # tags of an image that are listed with their probability, whatever it is
+LEAST = 0.5  # probability of a tag that an image has
 
 
 @dataclass(frozen=True, repr=False)
 class TaggedImages:
-    """Tags of images that no source spoke of. Columns as in docs/formats.md."""
+    """Tags of images that no source spoke of. Columns as in docs/formats.md.
+
+    Example:
+        >>> found = TaggedImages(("a", "b"), ("cat", "dog"), np.array([1]),
+        ...                      csr_array(np.array([[0.4, 0.9]], np.float32)))
+        >>> found.to_arrow().column("labels").to_pylist()
+        [None, ['dog']]
+    """
 
     image: tuple[str, ...]  # (N,)
     tag_names: tuple[str, ...]  # (C,)
     rows: NDArray[np.int64]  # (M,) the images that can be read
-    probabilities: NDArray[np.float32]  # (M, C) how likely each tag is
+    # (M, C) how likely tags are, of each image the likeliest five and all from 0.5 on: of a million
+    # images and thousands of tags all of them would not fit.
+    probabilities: csr_array
 
     def __len__(self) -> int:
         return len(self.image)
@@ -38,31 +51,35 @@ class TaggedImages:
         """Images that cannot be read."""
         return len(self.image) - len(self.rows)
 
-    def counts(self, least: float = 0.5) -> NDArray[np.int64]:
+    def counts(self) -> NDArray[np.int64]:
         """(C,) images that have each tag."""
-        found: NDArray[np.int64] = (self.probabilities >= least).sum(axis=0)
-        return found
+        has = self.probabilities.indices[self.probabilities.data >= LEAST]
+        return np.bincount(has, minlength=len(self.tag_names))
 
     def to_arrow(self) -> pa.Table:
         """One row an image: its tags, and the likeliest ones with their probability."""
-        n = min(N_LIKELY, len(self.tag_names))
-        labels: list[list[str] | None] = [None] * len(self.image)
-        likely: list[list[str] | None] = [None] * len(self.image)
-        values: list[list[float] | None] = [None] * len(self.image)
-        for row, own in zip(self.rows.tolist(), self.probabilities, strict=True):
-            order = np.argsort(-own, kind="stable")
-            labels[row] = self._named(order[own[order] >= 0.5])
-            likely[row] = self._named(order[:n])
-            values[row] = own[order[:n]].tolist()
-        texts = pa.list_(pa.string())
+        said = self.probabilities
+        rows = np.repeat(np.arange(len(self.rows)), np.diff(said.indptr))
+        order = np.lexsort((said.indices, -said.data, rows))  # the likeliest first
+        rank = np.arange(len(rows)) - said.indptr[rows]
+        names = pa.array(self.tag_names, pa.string())
+        has, likely = order[said.data[order] >= LEAST], order[rank < N_LIKELY]
         return pa.table(
             {
                 "image": pa.array(self.image, pa.string()),
-                "labels": pa.array(labels, texts),
-                "choices": pa.array(likely, texts),
-                "choice_probabilities": pa.array(values, pa.list_(pa.float32())),
+                "labels": self._lists(rows[has], names.take(pa.array(said.indices[has]))),
+                "choices": self._lists(rows[likely], names.take(pa.array(said.indices[likely]))),
+                "choice_probabilities": self._lists(rows[likely], pa.array(said.data[likely])),
             }
         )
+
+    def _lists(self, rows: NDArray[np.int64], values: pa.Array) -> pa.Array:
+        """(N,) values by image, null of those that cannot be read; `rows` rise, in [0, M)."""
+        ends = np.searchsorted(rows, np.arange(len(self.rows) + 1)).astype(np.int32)
+        lists = pa.ListArray.from_arrays(pa.array(ends), values)
+        place = np.full(len(self.image), -1)
+        place[self.rows] = np.arange(len(self.rows))
+        return lists.take(pa.array(place, mask=place < 0))
 
     def to_pandas(self) -> Any:
         """A pandas DataFrame of the same columns."""
@@ -81,6 +98,3 @@ class TaggedImages:
         """Write a Parquet file."""
         with atomic(path) as partial:
             pq.write_table(self.to_arrow(), partial)
-
-    def _named(self, columns: Sequence[int] | NDArray[np.int64]) -> list[str]:
-        return [self.tag_names[int(c)] for c in columns]

@@ -9,22 +9,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array, vstack
 from torch import Tensor, nn
 
 from labelsieve.classifying import Shown, readable_source
 from labelsieve.data.augment import Normalization
 from labelsieve.data.sources import of_rows
 from labelsieve.errors import ConfigError
-from labelsieve.features.inference import clean_outputs, middle_of
+from labelsieve.features.inference import middle_of
 from labelsieve.features.rows import Rows
 from labelsieve.features.saved import load_network, save_network
 from labelsieve.inputs import Progress
 from labelsieve.makers import check_width, rows_of_new
+from labelsieve.methods.veit.asking import blocks
 from labelsieve.methods.veit.network import Tagger, TagNet
 from labelsieve.methods.veit.trained_tagger import TrainedTagger
 from labelsieve.records import Features, ImageSet
 from labelsieve.run import Run
 from labelsieve.runtime import Runtime
+from labelsieve.tagged_images import LEAST, N_LIKELY
 from labelsieve.trained import in_training_format
 
 NETWORK, ROWS = "tagger", "row-tagger"  # kinds of models, in model.json
@@ -34,7 +37,7 @@ class Said(NamedTuple):
     """What a tagger says of the images of a set that can be read."""
 
     rows: NDArray[np.int64]  # (M,) which images those are
-    probabilities: NDArray[np.float32]  # (M, C) how likely each tag is
+    probabilities: csr_array  # (M, C) how likely tags are: the likeliest, and all from 0.5 on
     tag_names: tuple[str, ...]
 
 
@@ -105,12 +108,6 @@ def tag_images(
     net = TagNet(in_training_format(module["backbone"]), tagger).eval()
     runtime, tell = Runtime.alone(device), partial(progress, "predict")
     net.to(runtime.device)
-
-    def answer(shown: Tensor) -> Tensor:
-        with runtime.autocast():
-            logits: Tensor = net(shown)[1]
-        return logits.sigmoid()
-
     if about["kind"] == ROWS:
         found = rows_of_new(
             folder, about["features"], images, features, device=device, run=run, progress=progress
@@ -132,8 +129,23 @@ def tag_images(
         pixels, source = readable_source(images, int(about["image_size"]), run.checkpoint, progress)
         rows = at = np.flatnonzero(pixels.usable)
         clean = middle_of(int(about["view_size"]), normalization)
-    said = clean_outputs(answer, (net,), source, at, clean, runtime=runtime, progress=tell)
-    return Said(rows, said.numpy(), tuple(about["tag_names"]))
+    parts, done = list[csr_array](), 0
+    for block, _, logits in blocks(net, source, at, clean, runtime):
+        parts.append(likely_tags(logits.float().sigmoid()))
+        done += len(block)
+        tell(done, len(at))
+    return Said(rows, csr_array(vstack(parts)), tuple(about["tag_names"]))
+
+
+def likely_tags(said: Tensor) -> csr_array:
+    """Of (B, C) probabilities the likeliest of each row, and all that make a tag: sparse."""
+    keep = said >= LEAST
+    n = min(N_LIKELY, said.shape[1])
+    keep.scatter_(1, said.topk(n, dim=1).indices, True)
+    rows, columns = (part.cpu().numpy() for part in keep.nonzero(as_tuple=True))
+    pointers = np.searchsorted(rows, np.arange(len(said) + 1)).astype(np.int32)
+    parts = (said[keep].cpu().numpy(), columns.astype(np.int32), pointers)
+    return csr_array(parts, shape=tuple(said.shape))
 
 
 def _as_it_is(rows: Tensor) -> Tensor:
