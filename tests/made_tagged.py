@@ -44,19 +44,24 @@ def made_probabilities(tag_set: TagSet, seed: int = 0, skill: float = 1.5):
     return (1 / (1 + np.exp(-z))).astype(np.float32)
 
 
-def made_scores(tag_set: TagSet, seed: int = 0, skill: float = 1.5) -> TagScores:
+def made_scores(
+    tag_set: TagSet, seed: int = 0, skill: float = 1.5, threshold: float = 0.5
+) -> TagScores:
     """Of the verified pairs that are asserted."""
     values = made_probabilities(tag_set, seed, skill)
     said = tag_set.verified_of_asserted()
     seen = said != 0
     columns = tag_set.asserted.indices[seen]
     return score_tags(values[seen], columns, said[seen] > 0, tag_set.tag_names,
-                      kept=values[seen] >= 0.5)  # fmt: skip
+                      kept=values[seen] >= threshold)  # fmt: skip
 
 
 def made_methods(tag_set: TagSet, seed: int = 0) -> dict[str, TagScores]:
     skills = {"noisy": 0.3, "biases": 0.5, "default": 1.5}
-    return {name: made_scores(tag_set, seed, skill) for name, skill in skills.items()}
+    return {
+        name: made_scores(tag_set, seed, skill, threshold=0 if name == "noisy" else 0.5)
+        for name, skill in skills.items()
+    }
 
 
 def made_tagged(tag_set: TagSet, seed: int = 0, **more) -> Tagged:

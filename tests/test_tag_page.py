@@ -179,7 +179,7 @@ def test_the_top_says_how_many_there_are_and_how_many_are_wrong(whole, made):
     for verdict in (KEPT, REMOVED, REVIEW):
         share = 100 * tagged.count(verdict) / tag_set.asserted.nnz
         assert f"{tagged.count(verdict):,} {share:.1f} %" in text
-    assert f"Of {n:,} verified tags; " in text
+    assert f"Of {n:,} verified given tags; " in text
     assert f"Right ones that stay {100 * scores.recall_kept:.1f} %" in text
     assert whole.index("Before you rely on this") < whole.index("<h2>Overview")
 
@@ -596,13 +596,23 @@ def test_all_tags_go_into_a_table():
 
 def test_the_share_that_is_wrong_is_counted_where_pairs_were_scored():
     _, tagged = by_hand([0.9, 0.8, 0.3, 0.6], [[1, 1], [1, 1]], [[1, 1], [1, 1]])
-    present = np.array([True, False, False, True])
-    scores = score_tags(np.array([0.9, 0.8, 0.3, 0.6]), np.array([0, 1, 0, 1]), present,
-                        ("cat", "dog"), kept=np.array([True, True, False, True]))  # fmt: skip
-    found = wrong_share(tagged, {"noisy": scores, "default": scores})
+    # three more pairs that nobody gave, one of them right, say nothing of the tags as given
+    given = np.array([True] * 4 + [False] * 3)
+    present = np.array([True, False, False, True, True, False, False])
+    stay = np.array([True, True, False, True, False, False, False])
+    values, tags = np.array([0.9, 0.8, 0.3, 0.6, 0.2, 0.2, 0.1]), np.array([0, 1, 0, 1, 0, 1, 1])
+    before, after = (
+        score_tags(values, tags, present, ("cat", "dog"), kept=kept) for kept in (given, stay)
+    )
+    found = wrong_share(tagged, {"noisy": before, "default": after})
     assert (found.before, found.after, found.n_pairs, found.is_checked) == (0.5, 1 / 3, 4, True)
+    assert (found.recall_before, found.recall_after) == (2 / 3, 2 / 3)
     low, high = wilson(np.array([1]), np.array([3]))
     assert found.after_interval == (low[0], high[0])
+    low, high = wilson(np.array([2]), np.array([4]))
+    assert found.before_interval == (low[0], high[0])
+    alone = wrong_share(tagged, {"noisy": before})
+    assert (alone.before, alone.after) == (0.5, 0.5)
 
 
 def test_the_estimate_counts_verified_pairs_as_people_said_and_leaves_unknown_ones_out():

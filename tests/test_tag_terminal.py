@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from labelsieve.report.tag_evaluation import tag_evaluation
+from labelsieve.report.tag_metrics import score_tags
 from labelsieve.report.tag_rows import METHODS, never_verified, worst_tags
 from labelsieve.report.tag_terminal import (
     N_NEVER,
@@ -47,9 +48,9 @@ def test_a_cleaning_shows_warnings_counts_methods_and_the_worst_tags(made):
     assert "added 0 –" in text
     chosen = scores["default"]
     n = int(chosen.n_absent.sum() + chosen.n_present.sum())
-    assert f"wrong, of {n} verified tags that were not learned from:" in text
+    assert f"wrong, of {n} verified given tags that were not learned from:" in text
     assert f"{100 * (1 - chosen.precision_kept):.1f} % (" in text
-    assert f"{100 * chosen.recall_kept:.1f} % of the right ones stay" in text
+    assert f"right ones 100.0 % are given and {100 * chosen.recall_kept:.1f} % stay" in text
     table = text.partition("Most often wrong")[2].partition("never verified")[0]
     worst = worst_tags(rows)
     assert [row.name in table for row in worst] == [i < N_WORST for i in range(len(worst))]
@@ -82,6 +83,24 @@ def test_methods_are_shown_with_what_they_gain_over_the_tags_as_given(made):
     assert "MAP, all images" not in text
     full = {"default": replace(scores["default"], ap_full=np.full(9, 0.125))}
     assert "12.5" in flat(terminal_tag_scores(full)).partition("MAP, all images")[2]
+
+
+def test_a_cleaner_scored_on_given_tags_only_gains_nothing_over_lines_of_all_pairs():
+    values, tags = np.array([0.9, 0.4, 0.8, 0.3]), np.zeros(4, np.int64)
+    present = np.array([True, False, True, False])
+    whole = score_tags(values, tags, present, ("sea",))
+    given = score_tags(values[:3], tags[:3], present[:3], ("sea",))
+    methods = {"noisy": whole, "default: cleaner": given, "default": replace(whole)}
+    text = flat(terminal_tag_scores(methods))
+    assert "gates: cleaner 100.0 100.0 gates 100.0 +0.0 100.0 +0.0" in text
+    assert "a cleaner ranks given tags only" in text
+    found = tag_evaluation({"a": methods, "b": methods})
+    assert set(found.gains) == {"default"}
+    assert set(found.over_runs) == set(methods)
+    assert "a cleaner ranks given tags only" in flat(terminal_tag_evaluation(found))
+    same = {**methods, "default: cleaner": whole}
+    assert "ranks given" not in flat(terminal_tag_scores(same))
+    assert set(tag_evaluation({"a": same}).gains) == {"default: cleaner", "default"}
 
 
 def test_without_verified_tags_nobody_knows_and_unverified_tags_are_cut_off():

@@ -289,7 +289,7 @@ def test_too_few_rounds_or_answers_say_nothing():
     assert stopping_advice([]).text == "Too early to say: 3 more rounds show how it goes on."
     two = [Round(300, 0.7), Round(600, 0.7)]
     assert stopping_advice(two) == (
-        False, None, "Too early to say: 1 more rounds show how it goes on.",
+        False, None, "Too early to say: 1 more round shows how it goes on.",
     )  # fmt: skip
     small = [Round(1000, 0.7), Round(1010, 0.7), Round(1020, 0.7)]
     assert not stopping_advice(small).stop

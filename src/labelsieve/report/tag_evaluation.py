@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass
 from itertools import permutations
 from typing import Any
 
-import numpy as np
-
 from labelsieve.errors import DataError, did_you_mean
 from labelsieve.report.spread import Spread, spread_of
 from labelsieve.report.tag_metrics import MEASURES, TagScores
 
 BASELINE = "noisy"
+CLEANER = ": cleaner"  # ends the name of a method that is scored on given pairs only
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class TagEvaluation:
     runs: Mapping[str, Mapping[str, TagScores]]  # run -> method -> scores
     baseline: str | None  # the method that the others are compared with; None where no run has it
     over_runs: Mapping[str, Mapping[str, Spread]]  # method -> measure; empty for one run
-    gains: Mapping[str, Mapping[str, Gain]]  # method -> measure; of every method but the baseline
+    gains: Mapping[str, Mapping[str, Gain]]  # method -> measure; of those scored as the baseline is
     by_frequency: Mapping[str, Sequence[float]]  # method -> mean MAP gain of each bin
     by_noise: Mapping[str, Sequence[float]]
 
@@ -89,15 +88,18 @@ def tag_evaluation(
     _check(runs, methods)
     found = {method: [runs[run][method] for run in names] for method in methods}
     base = found.get(baseline)
-    others = {method: scores for method, scores in found.items() if method != baseline}
+    others = {
+        method: scores
+        for method, scores in found.items()
+        if base and method != baseline and all(map(TagScores.is_of_the_same_pairs, scores, base))
+    }
     return TagEvaluation(
         runs=runs,
         baseline=baseline if base else None,
         over_runs={m: over_seeds(scores) for m, scores in found.items()} if len(names) > 1 else {},
-        gains={m: paired_gains(scores, base) for m, scores in others.items()} if base else {},
-        by_frequency={m: _bin_gains(s, base, "by_frequency") for m, s in others.items()}
-        if base else {},
-        by_noise={m: _bin_gains(s, base, "by_noise") for m, s in others.items()} if base else {},
+        gains={m: paired_gains(scores, base or []) for m, scores in others.items()},
+        by_frequency={m: _bin_gains(s, base or [], "by_frequency") for m, s in others.items()},
+        by_noise={m: _bin_gains(s, base or [], "by_noise") for m, s in others.items()},
     )  # fmt: skip
 
 
@@ -172,8 +174,7 @@ def _check(runs: Mapping[str, Mapping[str, TagScores]], methods: Sequence[str]) 
                 raise DataError(
                     f"{run}: has other tags than {names[0]}. Compare runs of the same tags."
                 )
-            same = np.array_equal(scores.n_present, first.n_present)
-            if not (same and np.array_equal(scores.n_absent, first.n_absent)):
+            if not (method.endswith(CLEANER) or scores.is_of_the_same_pairs(first)):
                 raise DataError(
                     f"{run}: {method} was scored on other pairs than {methods[0]}. Score all "
                     "methods of a run on the same verified pairs."

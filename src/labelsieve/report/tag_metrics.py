@@ -141,6 +141,12 @@ class TagScores:
         """Of both."""
         return None if self.kept is None else self.kept.f1
 
+    def is_of_the_same_pairs(self, other: TagScores) -> bool:
+        """Whether both were counted on the same verified pairs, as far as numbers tell."""
+        return np.array_equal(self.n_present, other.n_present) and np.array_equal(
+            self.n_absent, other.n_absent
+        )
+
     def measures(self) -> dict[str, float | None]:
         """Every measure by its name, in [0, 1], in the order of tables."""
         full = self.kept_full

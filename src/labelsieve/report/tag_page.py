@@ -128,6 +128,9 @@ def write_tag_page(  # noqa: PLR0913 -- what there is to show, each where there 
         "chosen": scores[list(scores)[-1]] if scores else None,
         "has_full": any(one.ap_full is not None for one in scores.values()),
         "control": CONTROL,
+        "other_pairs": any(
+            not one.is_of_the_same_pairs(next(iter(scores.values()))) for one in scores.values()
+        ),
         "bins": bin_charts(scores),
         "rows": worst_tags(tag_rows)[:N_ROWS],
         "n_rows": sum(row.n_looked > 0 for row in tag_rows),
@@ -183,7 +186,7 @@ def _method_rows(scores: Mapping[str, TagScores]) -> list[_MethodRow]:
             words=method_words(method),
             scores=one,
             gains=(None, None)
-            if base is None or one is base
+            if base is None or one is base or not one.is_of_the_same_pairs(base)
             else (gain(one.map, base.map), gain(one.ap_all, base.ap_all)),
             is_chosen=place == len(scores) - 1,
         )

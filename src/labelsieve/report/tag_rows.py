@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from labelsieve.errors import DataError
 from labelsieve.report.classifier_scores import Interval, wilson
+from labelsieve.report.tag_evaluation import BASELINE, CLEANER
 from labelsieve.report.tag_metrics import TagScores
 from labelsieve.report.tag_reliability import FalsePositives
 from labelsieve.tag_findings import BATCH, Tagged, TagVerdict
@@ -170,8 +171,10 @@ class WrongShare:
     before_interval: Interval | None  # None of an estimate
     after: float | None  # None where nothing stays
     after_interval: Interval | None
-    n_pairs: int
+    n_pairs: int  # given, and known
     is_checked: bool  # counted on verified pairs; else as the probabilities say
+    recall_before: float | None = None  # of all right pairs, given or not, the given ones
+    recall_after: float | None = None  # and those that stay; added ones count
 
 
 def wrong_share(tagged: Tagged, scores: Mapping[str, TagScores]) -> WrongShare | None:
@@ -181,19 +184,19 @@ def wrong_share(tagged: Tagged, scores: Mapping[str, TagScores]) -> WrongShare |
 
     Args:
         tagged: what is found.
-        scores: by method; the last one is what the tags were cleaned with.
+        scores: by method; "noisy" has what is given as kept, and the last one is what the tags
+            were cleaned with. Verified pairs that are not given are no tags as given.
     """
-    chosen = scores[list(scores)[-1]] if scores else None
-    if chosen is not None and chosen.kept is not None:
-        n_right, n_wrong = int(chosen.n_present.sum()), int(chosen.n_absent.sum())
-        n_stay, n = chosen.kept.n_kept, n_right + n_wrong
-        if n:
-            bad = n_stay - chosen.kept.n_right
-            return WrongShare(
-                n_wrong / n, _interval(n_wrong, n),
-                bad / n_stay if n_stay else None, _interval(bad, n_stay), n, True,
-            )  # fmt: skip
-    return _expected(tagged)
+    stay = scores[list(scores)[-1]].kept if scores else None
+    given = scores[BASELINE].kept if BASELINE in scores else stay
+    if stay is None or given is None or not given.n_kept:
+        return _expected(tagged)
+    n_wrong, bad = given.n_kept - given.n_right, stay.n_kept - stay.n_right
+    return WrongShare(
+        n_wrong / given.n_kept, _interval(n_wrong, given.n_kept),
+        bad / stay.n_kept if stay.n_kept else None, _interval(bad, stay.n_kept),
+        given.n_kept, True, given.recall, stay.recall,
+    )  # fmt: skip
 
 
 def _interval(n_wrong: int, n: int) -> Interval | None:
@@ -228,5 +231,6 @@ def _expected(tagged: Tagged) -> WrongShare | None:
 
 
 def method_words(method: str) -> str:
-    """A method as it is called in tables."""
-    return METHODS.get(method, method)
+    """A method as it is called in tables; of a recipe's cleaner, with its recipe's name."""
+    recipe = method.removesuffix(CLEANER)
+    return METHODS.get(recipe, recipe) + method[len(recipe) :]

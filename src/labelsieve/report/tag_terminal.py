@@ -53,6 +53,7 @@ _MEANING = (
     "on verified tags that were not learned from; AP over all tags rewards calibration between "
     "tags: compare it with the line of biases only, else go by MAP"
 )
+_OTHER_PAIRS = "; a cleaner ranks given tags only, which no other line can be compared with"
 
 
 def terminal_tags(
@@ -73,7 +74,7 @@ def terminal_tags(
     return in_blocks(
         warning_lines(tagged.warnings),
         _verdict_table(tagged),
-        _wrong_line(wrong_share(tagged, scores), scores),
+        _wrong_line(wrong_share(tagged, scores)),
         terminal_tag_scores(scores) if scores else None,
         _worst_table(worst) if worst else None,
         _never_line(never) if never else None,
@@ -96,7 +97,7 @@ def terminal_tag_scores(scores: Mapping[str, TagScores]) -> RenderableType:
     for name in names:
         headings += [_SHOWN[name]] + (["gain"] if name in _ALWAYS and base is not None else [])
     table = _table("Methods, in %", "method", headings, rows, bold=list(rows)[-1])
-    return Group(table, Text(_MEANING, style="dim"))
+    return Group(table, Text(_meaning(scores), style="dim"))
 
 
 def terminal_tag_evaluation(found: TagEvaluation) -> RenderableType:
@@ -112,7 +113,7 @@ def terminal_tag_evaluation(found: TagEvaluation) -> RenderableType:
         if blocks:
             blocks.append(Text())
         blocks.append(_table(f"{run}, in %", "method", headings, rows))
-    blocks.append(Text(_MEANING, style="dim"))
+    blocks.append(Text(_meaning(*found.runs.values()), style="dim"))
     if found.over_runs:
         blocks += [Text(), _spread_table(found)]
     return Group(*blocks)
@@ -135,7 +136,7 @@ def _verdict_table(tagged: Tagged) -> Table:
     return table
 
 
-def _wrong_line(wrong: WrongShare | None, scores: Mapping[str, TagScores]) -> Text:
+def _wrong_line(wrong: WrongShare | None) -> Text:
     if wrong is None:
         return Text("How many are wrong, nobody knows: none was verified (--verified FILE)")
     before = (percent(wrong.before), "bold")
@@ -144,12 +145,11 @@ def _wrong_line(wrong: WrongShare | None, scores: Mapping[str, TagScores]) -> Te
         return Text.assemble(
             "wrong, if the probabilities hold: ", before, " as given, ", after, " of what stays"
         )
-    recall = scores[list(scores)[-1]].recall_kept
     return Text.assemble(
-        f"wrong, of {wrong.n_pairs:,} verified tags that were not learned from: ",
+        f"wrong, of {wrong.n_pairs:,} verified given tags that were not learned from: ",
         before, within(wrong.before_interval), " as given, ",
-        after, within(wrong.after_interval), f" of what stays; {percent(recall)} of the right "
-        "ones stay",
+        after, within(wrong.after_interval), " of what stays; of all right ones "
+        f"{percent(wrong.recall_before)} are given and {percent(wrong.recall_after)} stay",
     )  # fmt: skip
 
 
@@ -172,6 +172,16 @@ def _never_line(never: Sequence[TagRow]) -> Text:
     what = "1 tag" if len(never) == 1 else f"{len(never):,} tags"
     stay = "" if any(row.threshold for row in never) else ", all stay"
     return Text.assemble((f"never verified{stay}: {what}", "bold red"), f" ({names}{more})")
+
+
+def _meaning(*runs: Mapping[str, TagScores]) -> str:
+    """What the figures of methods are of; also of those that are on other pairs than the rest."""
+    others = any(
+        not one.is_of_the_same_pairs(next(iter(methods.values())))
+        for methods in runs
+        for one in methods.values()
+    )
+    return _MEANING + _OTHER_PAIRS * others
 
 
 def _spread_table(found: TagEvaluation) -> TableOrLines:
@@ -233,7 +243,9 @@ def _names(scores: Sequence[TagScores]) -> list[str]:
 
 def _gained(one: TagScores, base: TagScores, name: str) -> str:
     mine, other = one.measures()[name], base.measures()[name]
-    return "" if one is base or mine is None or other is None else _points(mine - other)
+    if one is base or mine is None or other is None or not one.is_of_the_same_pairs(base):
+        return ""
+    return _points(mine - other)
 
 
 def _figure(share: float | None) -> str:

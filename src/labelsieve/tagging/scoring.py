@@ -13,6 +13,7 @@ from labelsieve.methods.veit.objectives.plain import Noisy
 from labelsieve.methods.veit.recipes import tag_recipe
 from labelsieve.methods.veit.trained_tagger import TrainedTagger
 from labelsieve.methods.veit.training import VeitTraining
+from labelsieve.report.tag_evaluation import CLEANER
 from labelsieve.report.tag_metrics import TagScores, score_tags
 from labelsieve.tag_findings import Tagged
 from labelsieve.tag_set import values_at
@@ -70,7 +71,7 @@ def scores_of(
         found = {NOISY: score_tagger(job, material, noisy, job.tags.asserted), **beside}
         cleaner = score_cleaner(job, material, trained, kept)
         if cleaner is not None and not isinstance(job.settings.train.objective, Noisy):
-            found[f"{recipe}: cleaner"] = cleaner
+            found[f"{recipe}{CLEANER}"] = cleaner
         found.pop(recipe, None)  # the run's own is the last
         found[recipe] = score_tagger(job, material, trained, kept)
     if job.tags.truth is None:

@@ -254,7 +254,8 @@ def stopping_advice(
     known = sorted({one.n_verified: one for one in rounds}.values())
     if len(known) <= patience:
         need = patience + 1 - len(known)
-        return Advice(False, None, f"Too early to say: {need} more rounds show how it goes on.")
+        rounds_show = "round shows" if need == 1 else "rounds show"
+        return Advice(False, None, f"Too early to say: {need} more {rounds_show} how it goes on.")
     before, last = known[:-patience], known[-patience:]
     gain = max(one.score for one in last) - max(one.score for one in before)
     n_new = last[-1].n_verified - before[-1].n_verified
