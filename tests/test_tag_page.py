@@ -615,6 +615,23 @@ def test_the_share_that_is_wrong_is_counted_where_pairs_were_scored():
     assert (alone.before, alone.after) == (0.5, 0.5)
 
 
+def test_without_a_test_the_truth_says_how_many_are_wrong(tmp_path):
+    tag_set, tagged = by_hand([0.9, 0.8, 0.3, 0.6], [[1, 1], [1, 1]], [[0, 0], [0, 0]])
+    nothing = score_tags(np.empty(0), np.empty(0, int), np.empty(0, bool), ("cat", "dog"))
+    truth = csr_array(np.array([[1, 0], [0, 1]], np.int8))
+    kept = csr_array(np.array([[1, 1], [0, 1]], np.float32))
+    scores = {"noisy": nothing.against_truth(None, truth, tag_set.asserted),
+              "default": nothing.against_truth(None, truth, kept)}  # fmt: skip
+    found = wrong_share(tagged, scores)
+    assert (found.before, found.after, found.n_pairs) == (0.5, 1 / 3, 4)
+    assert (found.recall_before, found.recall_after, found.by_truth) == (1.0, 1.0, True)
+    assert found.before_interval is None
+    text = page(tmp_path, tagged, tag_set, scores=scores)
+    assert "By the truth, 50.0 % were wrong as given, and 33.3 % of what stays." in lede(text)
+    assert "Of 4 given tags." in words(text, "overview")
+    assert "scores" not in sections(text)  # nothing is ranked without a test
+
+
 def test_the_estimate_counts_verified_pairs_as_people_said_and_leaves_unknown_ones_out():
     nan = np.nan
     _, tagged = by_hand(

@@ -46,6 +46,7 @@ def test_a_cleaning_shows_warnings_counts_methods_and_the_worst_tags(made):
         n = tagged.count(verdict)
         assert f"{verdict.name.lower()} {n:,} {100 * n / tag_set.asserted.nnz:.1f} %" in text
     assert "added 0 –" in text
+    assert f"{tagged.cleaned().nnz:,} tags stay: kept and added ones" in text
     chosen = scores["default"]
     n = int(chosen.n_absent.sum() + chosen.n_present.sum())
     assert f"wrong, of {n} verified given tags that were not learned from:" in text
@@ -101,6 +102,19 @@ def test_a_cleaner_scored_on_given_tags_only_gains_nothing_over_lines_of_all_pai
     same = {**methods, "default: cleaner": whole}
     assert "ranks given" not in flat(terminal_tag_scores(same))
     assert set(tag_evaluation({"a": same}).gains) == {"default: cleaner", "default"}
+
+
+def test_the_truth_alone_says_how_many_are_wrong_and_ranks_no_method():
+    tag_set = made_tag_set(30, 3)
+    tagged = made_tagged(tag_set)
+    nothing = score_tags(np.empty(0), np.empty(0, int), np.empty(0, bool), tag_set.tag_names)
+    given, kept = tag_set.asserted, tagged.cleaned()
+    scores = {"noisy": nothing.against_truth(None, given, given),
+              "default": nothing.against_truth(None, given, kept)}  # fmt: skip
+    text = flat(terminal_tags(tagged, scores))
+    assert f"wrong, of {given.nnz} given tags, by the truth: 0.0 % as given, 0.0 % of" in text
+    assert f"100.0 % are given and {100 * kept.nnz / given.nnz:.1f} % stay" in text
+    assert "Methods" not in text
 
 
 def test_without_verified_tags_nobody_knows_and_unverified_tags_are_cut_off():

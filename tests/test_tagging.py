@@ -579,6 +579,12 @@ def test_every_recipe_cleans_scores_and_predicts(recipe: str, desk: Path, tmp_pa
     done("tag", desk / "photos" / "tagged.csv", "--verified", desk / "checked.csv",
          "--test", desk / "test.csv", "--out", out, "--recipe", recipe, *QUICK)  # fmt: skip
     assert list(about(out)["scores"])[-1] == recipe
+    # what a cleaner or tagger learned is no test of it, and is not shown as one
+    learned = recipe in ("paper", "clean")
+    assert any("that it learned from" in each for each in about(out)["summary"]["warnings"]) == (
+        learned
+    )
+    assert (json.loads((out / "page.json").read_text())["reliability"] is None) == learned
     done("predict", out, desk / "photos", "--out", tmp_path / "new.parquet")
     assert len(pq.read_table(tmp_path / "new.parquet")) == N_IMAGES
 
@@ -897,6 +903,9 @@ def test_what_does_not_go_together_is_said_before_the_work(desk: Path, tmp_path:
     for name in NAMES[:30]:
         (sidecars / name).with_suffix(".txt").write_text("red, square\n")
     assert "lies among the images" in refusal("tag", sidecars, "--out", sidecars / "run")
+    photos = table.parent
+    within = ("--images", photos, "--out", photos / "run")
+    assert "lies among the images" in refusal("tag", table, *within)
     few = list_table(desk / "photos" / "few.csv", NAMES[:12], GIVEN[:12])
     assert "11 of 12 images can be read; expected 20 or more" in refusal("tag", few, "--out", out)
     assert not out.exists()

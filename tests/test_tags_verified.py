@@ -75,6 +75,9 @@ def test_of_one_persons_answers_the_latest_counts(tmp_path: Path, source: Path):
         (["1,cat,1", "2,cat,1"], r"leading zeros were lost: '1' is '0001'.*Keep ids as text"),
         (["x/0001.jpg,cat,1"], r"differ in folder and suffix: 'x/0001.jpg' is '0001'"),
         (["p/0001,cat,1"], "differ in the folder: 'p/0001' is '0001'"),
+        (["p/1.jpg,cat,1"], r"or leading zeros were lost: 'p/1.jpg' is '0001'.*Keep ids as text"),
+        (["0001,cat,7", "0002,cat,1"], r"column 'present' holds 7; expected 1 where the tag is"),
+        (["0001,cat,-7"], r"column 'present' holds -7; expected 1"),
         (["other,cat,1"], "has such as 'other', the source such as '0001'. Is it of the same"),
     ],
 )

@@ -30,6 +30,7 @@ from labelsieve.report.tag_rows import (
     TagRow,
     method_words,
     never_verified,
+    ranked,
     worst_tags,
     wrong_share,
 )
@@ -124,7 +125,7 @@ def write_tag_page(  # noqa: PLR0913 -- what there is to show, each where there 
         "n_given": int(np.count_nonzero(tagged.given)),
         "n_bare": _n_bare(tagged),
         "wrong": wrong_share(tagged, scores),
-        "methods": _method_rows(scores),
+        "methods": _method_rows(scores) if ranked(scores) else [],
         "chosen": scores[list(scores)[-1]] if scores else None,
         "has_full": any(one.ap_full is not None for one in scores.values()),
         "control": CONTROL,

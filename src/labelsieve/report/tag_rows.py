@@ -168,17 +168,20 @@ class WrongShare:
     """How much of the tags is wrong, as given and of what stays."""
 
     before: float
-    before_interval: Interval | None  # None of an estimate
+    before_interval: Interval | None  # None of an estimate, and of the truth
     after: float | None  # None where nothing stays
     after_interval: Interval | None
     n_pairs: int  # given, and known
-    is_checked: bool  # counted on verified pairs; else as the probabilities say
+    is_checked: bool  # counted, on verified pairs or by the truth; else as probabilities say
     recall_before: float | None = None  # of all right pairs, given or not, the given ones
     recall_after: float | None = None  # and those that stay; added ones count
+    by_truth: bool = False  # counted on all pairs, whose truth is known
 
 
 def wrong_share(tagged: Tagged, scores: Mapping[str, TagScores]) -> WrongShare | None:
-    """By the verified pairs that were scored, else by the probabilities; None without either.
+    """By the verified pairs that were scored, else by the full truth, else by the probabilities.
+
+    None without any of them.
 
     Probabilities of tags that nobody ever verified say nothing, and do not count.
 
@@ -187,15 +190,20 @@ def wrong_share(tagged: Tagged, scores: Mapping[str, TagScores]) -> WrongShare |
         scores: by method; "noisy" has what is given as kept, and the last one is what the tags
             were cleaned with. Verified pairs that are not given are no tags as given.
     """
-    stay = scores[list(scores)[-1]].kept if scores else None
-    given = scores[BASELINE].kept if BASELINE in scores else stay
+    chosen = scores[list(scores)[-1]] if scores else None
+    base = scores.get(BASELINE, chosen)
+    if chosen is None or base is None:
+        return _expected(tagged)
+    by_truth = chosen.kept is None
+    stay, given = (one.kept_full if by_truth else one.kept for one in (chosen, base))
     if stay is None or given is None or not given.n_kept:
         return _expected(tagged)
     n_wrong, bad = given.n_kept - given.n_right, stay.n_kept - stay.n_right
     return WrongShare(
-        n_wrong / given.n_kept, _interval(n_wrong, given.n_kept),
-        bad / stay.n_kept if stay.n_kept else None, _interval(bad, stay.n_kept),
-        given.n_kept, True, given.recall, stay.recall,
+        n_wrong / given.n_kept, None if by_truth else _interval(n_wrong, given.n_kept),
+        bad / stay.n_kept if stay.n_kept else None,
+        None if by_truth else _interval(bad, stay.n_kept),
+        given.n_kept, True, given.recall, stay.recall, by_truth,
     )  # fmt: skip
 
 
@@ -228,6 +236,14 @@ def _expected(tagged: Tagged) -> WrongShare | None:
         return None
     after = wrong_stay / n_stay if n_stay else None
     return WrongShare(wrong_given / n_given, None, after, None, n_given, False)
+
+
+def ranked(scores: Mapping[str, TagScores]) -> bool:
+    """Whether any method is scored by how it ranks pairs; without a test none is."""
+    return any(
+        one.ap_full is not None or int(one.n_present.sum() + one.n_absent.sum())
+        for one in scores.values()
+    )
 
 
 def method_words(method: str) -> str:

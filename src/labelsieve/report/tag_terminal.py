@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +20,7 @@ from labelsieve.report.tag_rows import (
     WrongShare,
     method_words,
     never_verified,
+    ranked,
     worst_tags,
     wrong_share,
 )
@@ -74,8 +76,9 @@ def terminal_tags(
     return in_blocks(
         warning_lines(tagged.warnings),
         _verdict_table(tagged),
+        _stay_line(tagged),
         _wrong_line(wrong_share(tagged, scores)),
-        terminal_tag_scores(scores) if scores else None,
+        terminal_tag_scores(scores) if ranked(scores) else None,
         _worst_table(worst) if worst else None,
         _never_line(never) if never else None,
     )
@@ -136,6 +139,14 @@ def _verdict_table(tagged: Tagged) -> Table:
     return table
 
 
+def _stay_line(tagged: Tagged) -> Text:
+    n = int(np.count_nonzero(tagged.stays))
+    return Text.assemble(
+        (f"{n:,}", "bold"), " tags stay: kept and added ones, and of review those that are as "
+        "probable as their tag asks for",
+    )  # fmt: skip
+
+
 def _wrong_line(wrong: WrongShare | None) -> Text:
     if wrong is None:
         return Text("How many are wrong, nobody knows: none was verified (--verified FILE)")
@@ -145,8 +156,11 @@ def _wrong_line(wrong: WrongShare | None) -> Text:
         return Text.assemble(
             "wrong, if the probabilities hold: ", before, " as given, ", after, " of what stays"
         )
+    of = "given tags, by the truth"
+    if not wrong.by_truth:
+        of = "verified given tags that were not learned from"
     return Text.assemble(
-        f"wrong, of {wrong.n_pairs:,} verified given tags that were not learned from: ",
+        f"wrong, of {wrong.n_pairs:,} {of}: ",
         before, within(wrong.before_interval), " as given, ",
         after, within(wrong.after_interval), " of what stays; of all right ones "
         f"{percent(wrong.recall_before)} are given and {percent(wrong.recall_after)} stay",

@@ -19,6 +19,8 @@ from scipy.sparse import csr_array
 from labelsieve.config import to_dict
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.inputs import Inputs, Progress, check_device, recorded, silent, stamps
+from labelsieve.methods.veit.objectives.misra import Misra
+from labelsieve.methods.veit.objectives.plain import Noisy
 from labelsieve.methods.veit.thresholds import Basis, TagThresholds, tag_thresholds
 from labelsieve.methods.veit.trained_tagger import TrainedTagger
 from labelsieve.methods.veit.verify import Suggestions, suggest
@@ -180,9 +182,12 @@ def _check(inputs: Inputs, settings: Tag, out: Path) -> None:
             f"{n_launched()} processes were begun; tags are cleaned in one. Make features in "
             "several by `labelsieve features --pretrain` and give them with --features."
         )
-    folder = Path(inputs.source).resolve()
-    if folder.is_dir() and out.resolve().is_relative_to(folder):
-        raise ConfigError(f"--out {out}: lies among the images of {folder}. Choose another place.")
+    for named in (inputs.source, inputs.image_folder):
+        folder = None if named is None else Path(named).resolve()
+        if folder is not None and folder.is_dir() and out.resolve().is_relative_to(folder):
+            raise ConfigError(
+                f"--out {out}: lies among the images of {folder}. Choose another place."
+            )
     for option, file in (("--features", inputs.features), ("--groups", inputs.groups)):
         if file is not None and not Path(file).is_file():
             raise DataError(f"{option} {file}: there is no such file.")
@@ -243,7 +248,9 @@ def clean(
     found = Cleaned(
         job.tags, tagged, scores_of(job, material, trained, tagged, beside),
         _rows(job, tagged, thresholds, counted(job, asked)),
-        reliability(*verified, job.tags.tag_names) if len(verified.said) else None,
+        reliability(*verified, job.tags.tag_names)
+        if len(verified.said) and not _learned_them(job, trained)
+        else None,
         trained.relations, shown_questions(questions),
     )  # fmt: skip
     write_cleaned(job, found, questions, cleaned_file=cleaned_file)
@@ -253,7 +260,8 @@ def clean(
 def verified_pairs(material: Material, trained: TrainedTagger) -> Verified:
     """What is said of pairs that people verified.
 
-    By networks that did not learn them, where there are such: else probabilities are too sure.
+    By networks that did not learn them, where there are such: else probabilities are too sure, as
+    `_warnings` says.
     """
     tags = material.tags
     said = trained.said if trained.cross_fitted is None else trained.cross_fitted
@@ -261,6 +269,12 @@ def verified_pairs(material: Material, trained: TrainedTagger) -> Verified:
     there = (verified != 0) & ~np.isnan(said)
     columns = tags.asserted.indices[there].astype(np.int64)
     return Verified(said[there], columns, verified[there] > 0)
+
+
+def _learned_them(job: Job, trained: TrainedTagger) -> bool:
+    """Whether all that judges verified pairs has learned from them."""
+    uses_none = isinstance(job.settings.train.objective, (Noisy, Misra))
+    return trained.cross_fitted is None and not uses_none and job.tags.verified.nnz > 0
 
 
 def _questions(job: Job, said: NDArray[np.float32], asked: NDArray[np.bool_]) -> Suggestions | None:
@@ -297,6 +311,14 @@ def _warnings(
 ) -> Sequence[str]:
     """When and why the result should not be trusted, each sentence once."""
     found = [*trained.warnings, *thresholds.warnings(job.tags.tag_names)]
+    if _learned_them(job, trained):
+        wanted = job.settings.keep.target_precision
+        promise = "" if wanted is None else f"a precision of {wanted:g} is not promised; "
+        found.append(
+            f"Recipe {job.inputs.recipe} is judged here by verified tags that it learned from, so "
+            f"that probabilities and expected precisions are too good: {promise}score it on "
+            "others with --test, or use recipe default."
+        )
     unread = np.ones(len(job.tags), np.bool_)
     unread[material.whole[material.asked]] = False
     if unread.any():

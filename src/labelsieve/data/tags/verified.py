@@ -53,6 +53,12 @@ def read_answers(raw: Raw, table: Table, flag: str) -> None:
         n_unknown += len(strange)
         n_rows += len(rows)
         value = numbers(batch.column(present), present, path, np.nan)
+        off = value[(value < -1) | (value > 1)]
+        if len(off):
+            raise DataError(
+                f"{flag} {path}: column {present!r} holds {off[0]:g}; expected 1 where the tag is "
+                "right, 0 where it is wrong, and nothing where it is not known."
+            )
         answered = (rows >= 0) & ~np.isnan(value)
         n_blank += int(np.count_nonzero((rows >= 0) & np.isnan(value)))
         columns = raw.tag_columns(
@@ -98,6 +104,7 @@ def _hint(unknown: Sequence[str], images: dict[str, int]) -> str:
         ("they differ in the folder", lambda name: PurePosixPath(name).name),
         ("they differ in the suffix", lambda name: str(PurePosixPath(name).with_suffix(""))),
         ("they differ in folder and suffix", lambda name: PurePosixPath(name).stem),
+        ("folder, suffix or leading zeros were lost", lambda n: PurePosixPath(n).stem.lstrip("0")),
     )
     some = unknown[:100]
     for words, change in changes:
