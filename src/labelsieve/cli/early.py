@@ -22,7 +22,8 @@ RECIPES = {
                 "scan-imagenet50", "scan-imagenet100", "scan-imagenet200", "scan-imagenet1000"),
     "retrieve": ("prism", "two-stage", "unfiltered", "soft-triple", "soft-triple-unfiltered",
                  "batch"),
-    "tag": ("default", "paper", "paper-pretrained", "noisy", "clean", "mixed", "misra", "biases"),
+    "tag": ("default", "paper", "paper-pretrained", "noisy", "clean", "clean-long", "mixed",
+            "misra", "biases"),
 }  # fmt: skip
 MODELS = {
     "train": ("features", "cpu", "cifar", "cnwl", "webvision", "finetune"),

@@ -16,7 +16,7 @@ from labelsieve.cli.console import progress, say
 from labelsieve.cli.features import show_features
 from labelsieve.cli.options import FILE, Command, json_option, run_options
 from labelsieve.cli.retrieve import show_retrieval
-from labelsieve.cli.tag import show_tags
+from labelsieve.cli.tag import say_all, show_tags
 from labelsieve.cli.train import show_training
 from labelsieve.errors import ConfigError, did_you_mean
 
@@ -104,7 +104,7 @@ def _tags_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
 
     inputs, settings, wanted = cleaning_of(run)
     with progress() as tell:
-        found = run_tag(inputs, settings, out, wanted, progress=tell, **how)
+        found = run_tag(inputs, settings, out, wanted, progress=tell, tell=say_all, **how)
     show_tags(found, out, as_json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -94,8 +95,15 @@ def tag(  # noqa: PLR0913 -- one argument an option
         found = run_tag(
             Inputs(source=table, **chosen), settings, out,
             Wanted(n_questions, mode, compare), resume=resume, overwrite=overwrite, progress=tell,
+            tell=say_all,
         )  # fmt: skip
     show_tags(found, out, as_json)
+
+
+def say_all(sentences: Sequence[str]) -> None:
+    """One a line."""
+    for sentence in sentences:
+        say(sentence)
 
 
 def show_tags(found: Cleaned | None, out: Path, as_json: bool) -> None:
@@ -106,12 +114,10 @@ def show_tags(found: Cleaned | None, out: Path, as_json: bool) -> None:
 
     about = read_run(out)
     found = found or read_cleaned(out, about)  # a run that had finished
-    for sentence in (*about["understood"], *about["notes"]):
-        say(sentence)
+    say_all(about["notes"])
     facts = {name: about.get(name) for name in ("summary", "scores")}
     show(terminal_tags(found.tagged, found.scores, found.rows), facts, as_json)
-    for sentence in about.get("advice") or ():
-        say(sentence)
+    say_all(about.get("advice") or ())
     say(
         f"Tags:    {out / 'tags.csv'}\nCleaned: {out / about['cleaned']}\n"
         f"Report:  {out / 'report.html'}"

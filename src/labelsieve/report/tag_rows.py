@@ -24,6 +24,7 @@ METHODS = {  # what a method is called; others are called as they are
     "biases": "biases only",
     "misra": "Misra et al.",
     "clean": "verified images only",
+    "clean-long": "the same, long",
     "mixed": "verified and given, 9:1",
     "paper": "Veit et al.",
     "paper-pretrained": "Veit et al., pretrained",

@@ -14,12 +14,13 @@ from labelsieve.methods.veit.recipes import tag_recipe
 from labelsieve.methods.veit.trained_tagger import TrainedTagger
 from labelsieve.methods.veit.training import VeitTraining
 from labelsieve.report.tag_evaluation import CLEANER
-from labelsieve.report.tag_metrics import TagScores, score_tags
+from labelsieve.report.tag_metrics import TagScores, full_average_precision, score_tags
 from labelsieve.tag_findings import Tagged
 from labelsieve.tag_set import values_at
 from labelsieve.tagging.job import Job, Material, train_on
 
 NOISY, BIASES = "noisy", "biases"  # scored beside whatever is trained
+MOST_DENSE = 1 << 28  # probabilities of images and tags at once: 1 GB
 
 
 def compared(job: Job, material: Material) -> dict[str, TagScores]:
@@ -78,8 +79,11 @@ def scores_of(
         return found
     names = job.tags.tag_names
     nothing = score_tags(np.empty(0), np.empty(0, np.int64), np.empty(0, np.bool_), names)
+    taggers = {NOISY: replace(trained, net=trained.baseline), recipe: trained}
     for name, tags in {NOISY: job.tags.asserted, recipe: kept}.items():
-        found[name] = found.get(name, nothing).against_truth(None, job.tags.truth, tags)
+        scores = found.get(name) or by_truth(job, material, taggers[name], material.asked, nothing)
+        of_kept = scores.against_truth(None, job.tags.truth, tags)
+        found[name] = replace(of_kept, ap_full=scores.ap_full)
     return found
 
 
@@ -98,7 +102,35 @@ def score_tagger(
     answers = material.answers
     rows = np.intersect1d(np.flatnonzero(np.diff(answers.indptr)), material.asked)
     said = trained.pair_probabilities(material.source, answers, rows)
-    return _scored(job, material, said, answers, kept)
+    return by_truth(job, material, trained, rows, _scored(job, material, said, answers, kept))
+
+
+def by_truth(
+    job: Job,
+    material: Material,
+    trained: TrainedTagger,
+    rows: NDArray[np.int64],
+    scores: TagScores,
+) -> TagScores:
+    """Scores with the average precision over all of some images, where the full truth is known.
+
+    Left out where a probability of each tag of each image would not fit into memory.
+
+    Args:
+        job: of the cleaning.
+        material: what was learned from.
+        trained: the tagger.
+        rows: images, as rows of the source.
+        scores: of the same tagger.
+    """
+    truth = job.tags.truth
+    if truth is None or len(rows) * job.tags.n_tags > MOST_DENSE:
+        return scores
+    said = trained.probabilities(material.source, rows)
+    in_set = rows if len(material.tags) == len(job.tags) else material.whole[rows]
+    return replace(
+        scores, ap_full=full_average_precision(lambda tags: said[:, tags], truth[in_set])
+    )
 
 
 def score_cleaner(

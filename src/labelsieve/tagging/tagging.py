@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,8 +140,19 @@ def run_tag(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    tell: Callable[[Sequence[str]], None] | None = None,
 ) -> Cleaned | None:
     """Clean the tags that `inputs` names, and write the run's folder.
+
+    Args:
+        inputs: what is worked on.
+        settings: of the cleaning.
+        out: the folder.
+        wanted: beside clean tags.
+        resume: go on with the run that is there.
+        overwrite: replace it.
+        progress: called with (stage, done, total).
+        tell: told, before anything is learned, what was understood of the tags.
 
     Returns:
         what was found; None of a run that had finished, and whose verified tags are the same.
@@ -155,6 +166,8 @@ def run_tag(
     _check(inputs, settings, out)
     before = rounds_before(out) if resume else Before()
     tags, answers = sets_of(inputs, before)
+    if tell is not None:
+        tell(tags.understood)
     groups = {} if inputs.groups is None else read_groups(Path(inputs.groups), tags.tag_names)
     given = given_network(inputs, settings)
     make = maker_of(tags, inputs, settings)
