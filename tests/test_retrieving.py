@@ -206,7 +206,7 @@ def test_two_processes_train_like_one(images_run: Path, photos: Path, others: Pa
     one, two = (Features.load(each / "embeddings.npy").values for each in (images_run, out))
     # batch norms are synchronized, and the filter judges whole batches: only sums are rounded
     # otherwise, which training magnifies
-    assert (one * two).sum(1).min() > 0.999
+    assert (one * two).sum(1).min() > 0.995
 
 
 # Afterwards
