@@ -47,10 +47,10 @@ def main() -> None:
 
 def measured(chosen: argparse.Namespace, folder: Path) -> dict[str, object]:
     """Run, and what run.json says of it."""
-    from labelsieve.clustering import cluster_recipe, run_cluster
+    from labelsieve.clustering.cluster import cluster_recipe, run_cluster
     from labelsieve.config import overrides
-    from labelsieve.inputs import Inputs
     from labelsieve.run import read_run
+    from labelsieve.stages.inputs import Inputs
 
     classes = [int(word) for word in chosen.classes.split(",")]
     folder.mkdir(parents=True, exist_ok=True)

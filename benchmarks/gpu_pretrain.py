@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from labelsieve.features.pretrain import build
 from labelsieve.features.recipes import cifar_simclr
-from labelsieve.runtime import fastest_precision
+from labelsieve.loop.runtime import fastest_precision
 from step_times import PARTS, Laps, TimedRuntime, run_steps
 
 N_IMAGES, N_EPOCHS = 50_000, 500  # of CIFAR-10, and of the recipe

@@ -44,7 +44,7 @@ def main() -> None:
     from labelsieve.features.joint import fit
     from labelsieve.features.pretrain import pretrain
     from labelsieve.features.recipes import cpu
-    from labelsieve.runtime import Runtime
+    from labelsieve.loop.runtime import Runtime
 
     torch.set_num_threads(chosen.threads)
     settings = overrides(cpu(), chosen.changes)

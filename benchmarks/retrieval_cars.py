@@ -47,11 +47,11 @@ from labelsieve.features.backbones import network
 from labelsieve.features.dictionary import Dictionary, fit
 from labelsieve.features.rows import Rows
 from labelsieve.features.shown import Views, image_views, row_views
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.prism.embedding import embed, train_embedding
 from labelsieve.methods.prism.recipes import Retriever, fitted
 from labelsieve.methods.prism.two_stage import second_stage
 from labelsieve.report.retrieval_metrics import score_retrieval
-from labelsieve.runtime import Runtime
 
 LISTS = ("0_1", "0_2", "0_5", "0_25smallcluster", "0_5smallcluster")
 SIDES = ("unfiltered", "prism", "prism-auto", "two-stage")

@@ -47,6 +47,7 @@ from labelsieve.data.sources import resident
 from labelsieve.features.conv_net import ConvShape, SmallConvNet
 from labelsieve.features.shown import Views, image_views
 from labelsieve.features.weights import drawn_from
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.prism.embedding import (
     Embed,
     Pairs,
@@ -61,7 +62,6 @@ from labelsieve.methods.prism.offline import Offline
 from labelsieve.methods.prism.steps import Tally, embedding_step
 from labelsieve.methods.prism.two_stage import SecondStage, second_stage
 from labelsieve.report.retrieval_metrics import score_retrieval
-from labelsieve.runtime import Runtime
 
 SIZE, DIM = 28, 64
 PEAK = 3e-3  # of the learning rate; best of 1e-3, 2e-3, 3e-3 on seed 10 (unfiltered and prism)

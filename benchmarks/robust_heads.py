@@ -50,7 +50,6 @@ from scipy.stats import t as student  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 from sklearn.model_selection import StratifiedKFold, cross_val_predict  # noqa: E402
 
-from labelsieve.classifying import row_probabilities  # noqa: E402
 from labelsieve.data.decode import decode_images  # noqa: E402
 from labelsieve.data.read import read  # noqa: E402
 from labelsieve.data.sources import of_rows  # noqa: E402
@@ -64,7 +63,8 @@ from labelsieve.methods.sncf.detect import detect  # noqa: E402
 from labelsieve.methods.sncf.robust import RobustDetection  # noqa: E402
 from labelsieve.methods.sncf.training_recipes import fitted  # noqa: E402
 from labelsieve.neighbors.knn import nearest_neighbors  # noqa: E402
-from labelsieve.trained import load_trained  # noqa: E402
+from labelsieve.stages.trained import load_trained  # noqa: E402
+from labelsieve.training.classifying import row_probabilities  # noqa: E402
 
 torch.set_num_threads(1)
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905

@@ -86,7 +86,7 @@ from labelsieve.methods.sncf.detect import detect  # noqa: E402
 from labelsieve.methods.sncf.robust import RobustDetection  # noqa: E402
 from labelsieve.methods.sncf.training_recipes import Model, fitted  # noqa: E402
 from labelsieve.neighbors.knn import nearest_neighbors  # noqa: E402
-from labelsieve.trained import load_trained  # noqa: E402
+from labelsieve.stages.trained import load_trained  # noqa: E402
 
 torch.set_num_threads(1)
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905

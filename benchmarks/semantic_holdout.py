@@ -155,8 +155,9 @@ def learned_features(mixed: Mixed, options: argparse.Namespace, seed: int) -> An
     from labelsieve.data.batches import resident
     from labelsieve.features.inference import clean_of, clean_outputs
     from labelsieve.features.pretrain import Pretrain, pretrain
-    from labelsieve.loop import LearningRate, Training
-    from labelsieve.runtime import Runtime
+    from labelsieve.loop.rates import LearningRate
+    from labelsieve.loop.runtime import Runtime
+    from labelsieve.loop.train import Training
 
     training = Training(
         epochs=options.epochs, batch_size=256, optimizer=optimizer("muon"), precision="fastest",
@@ -181,7 +182,7 @@ def learned_features(mixed: Mixed, options: argparse.Namespace, seed: int) -> An
 
 def optimizer(name: str) -> Any:
     from labelsieve.features.recipes import cpu
-    from labelsieve.optimizers import Optimizer
+    from labelsieve.loop.optimizers import Optimizer
 
     return cpu().training.optimizer if name == "muon" else Optimizer(weight_decay=5e-4)
 
@@ -262,7 +263,8 @@ def classifier(
     from labelsieve.data.batches import resident
     from labelsieve.features.backbones import network
     from labelsieve.features.shown import image_views
-    from labelsieve.loop import LearningRate, Training
+    from labelsieve.loop.rates import LearningRate
+    from labelsieve.loop.train import Training
     from labelsieve.methods.sncf.classify import Classify, train_classifier
     from labelsieve.methods.sncf.plain_training import Plain
 

@@ -36,7 +36,7 @@ from augment import declare_operators
 from labelsieve.data.augment import CIFAR10, Contrastive
 from labelsieve.features.pretrain import build
 from labelsieve.features.recipes import cifar_simclr, cpu
-from labelsieve.runtime import fastest_precision
+from labelsieve.loop.runtime import fastest_precision
 from step_times import PARTS, Laps, TimedRuntime, run_steps
 
 VIEW = 24  # pixels, of the small networks

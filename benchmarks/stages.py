@@ -4,7 +4,7 @@
 
 Prints CPU seconds (all threads) and wall-clock seconds of each stage, and the peak memory of the
 process, as rows for docs/results.md. Each size runs in a process of its own. The constants of
-src/labelsieve/estimate.py are made from these rows.
+src/labelsieve/auditing/estimate.py are made from these rows.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def audit_some(data: str, label: str | None, size: int, device: str) -> dict[str
     """Audit some images of a set, drawn by chance, and give back the run's run.json."""
     import numpy as np
 
+    from labelsieve.auditing.audit import Audit, Inputs, audit_into, feature_maker
     from labelsieve.data.read import read
-    from labelsieve.pipeline import Audit, Inputs, audit_into, feature_maker
     from labelsieve.run import Run
 
     images = read(data, label=label)

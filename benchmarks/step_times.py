@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from labelsieve.data.batches import Batch, Batches, resident
 from labelsieve.features import pretrain as pretraining
-from labelsieve.runtime import Precision, Runtime
+from labelsieve.loop.runtime import Precision, Runtime
 
 # In the order in which they come. The network is the backbone and its head; of the backward pass,
 # what comes before the gradient of the head's rows is the loss'.

@@ -37,12 +37,12 @@ from labelsieve.data.samplers import shuffled
 from labelsieve.features.rows import Rows
 from labelsieve.features.shown import row_views
 from labelsieve.features.tag_heads import LabelCleaner
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.veit.objectives.joint import Joint, joint_step
 from labelsieve.methods.veit.objectives.plain import both_kinds, tagger_step
 from labelsieve.methods.veit.recipes import tag_recipe
 from labelsieve.methods.veit.training import prepared_work
 from labelsieve.methods.veit.work import Work
-from labelsieve.runtime import Runtime
 
 PER_IMAGE = 8.8
 _WRITTEN_AT_ONCE = 65_536  # rows

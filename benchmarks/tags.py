@@ -55,8 +55,8 @@ from labelsieve.methods.veit.recipes import tag_recipe
 from labelsieve.methods.veit.targets import only_rows
 from labelsieve.methods.veit.trained_tagger import TrainedTagger
 from labelsieve.methods.veit.training import VeitTraining, train_tagger
+from labelsieve.records.tag_set import TagSet, values_at
 from labelsieve.report.tag_metrics import TagScores, score_tags
-from labelsieve.tag_set import TagSet, values_at
 from tag_bars import bars, shown, table
 from tag_features import described
 

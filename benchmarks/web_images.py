@@ -52,6 +52,7 @@ from labelsieve.features.dictionary import Dictionary, fit
 from labelsieve.features.rows import Rows
 from labelsieve.features.shown import image_views, row_views
 from labelsieve.features.weights import drawn_from
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.detection import Detection
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.classify import train_classifier
@@ -60,8 +61,7 @@ from labelsieve.methods.sncf.robust import RobustDetection
 from labelsieve.neighbors.duplicates import exact_duplicates, near_duplicates
 from labelsieve.neighbors.knn import nearest_neighbors
 from labelsieve.records import Verdict
-from labelsieve.runtime import Runtime
-from labelsieve.training_settings import train_recipe
+from labelsieve.training.settings import train_recipe
 
 FILES = {"bears": "bears_web/bears96.parquet", "sports": "sports_web/sports64.parquet"}
 ALIKE = {

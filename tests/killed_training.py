@@ -16,10 +16,11 @@ from torch.nn.functional import cross_entropy, normalize
 from labelsieve.data.batches import Batches, resident
 from labelsieve.data.samplers import shuffled
 from labelsieve.features.bank import MemoryBank
-from labelsieve.logs import EpochLog
-from labelsieve.loop import LearningRate, Training, train
-from labelsieve.optimizers import Average, Optimizer, make_optimizers
-from labelsieve.runtime import Runtime, bare
+from labelsieve.loop.logs import EpochLog
+from labelsieve.loop.optimizers import Average, Optimizer, make_optimizers
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.runtime import Runtime, bare
+from labelsieve.loop.train import Training, train
 
 EPOCHS, BATCHES = 3, 11
 SETTINGS = Training(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from labelsieve.clusters import Clusters, Part
+from labelsieve.records.clusters import Clusters, Part
 
 
 def made_clusters(cluster: Sequence[int], n_clusters: int | None = None, **columns) -> Clusters:

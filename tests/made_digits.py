@@ -16,7 +16,7 @@ from labelsieve.features.dictionary import Dictionary
 from labelsieve.features.joint import Joint
 from labelsieve.features.patches import Patches
 from labelsieve.features.pretrain import Pretrain
-from labelsieve.loop import Training
+from labelsieve.loop.train import Training
 from labelsieve.methods.scan.heads import HeadTraining
 from labelsieve.methods.scan.network import ScanTraining, adam
 from labelsieve.methods.scan.recipes import Cluster

@@ -14,12 +14,13 @@ from labelsieve.data.augment import Contrastive, Weak
 from labelsieve.data.batches import Source, of_rows, resident
 from labelsieve.features.rows import Rows
 from labelsieve.features.shown import Views, image_views, row_views
-from labelsieve.logs import TIMINGS, EpochLog
-from labelsieve.loop import LearningRate, Training
+from labelsieve.loop.logs import TIMINGS, EpochLog
+from labelsieve.loop.optimizers import Optimizer
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.train import Training
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.classify import Classify, TrainedClassifier, train_classifier
 from labelsieve.methods.sncf.plain_training import Plain
-from labelsieve.optimizers import Optimizer
 from made_colors import COLORS, NORMALIZATION, SIZE, states, tiny_network
 
 N_CLASSES = 3

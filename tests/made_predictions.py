@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from labelsieve.classified import Predictions
+from labelsieve.records.predictions import Predictions
 from labelsieve.report.classifier_scores import ClassifierScores, score_classifier
 
 

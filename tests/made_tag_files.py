@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array
 
-from labelsieve.tag_set import TagSet
+from labelsieve.records.tag_set import TagSet
 
 
 def written(folder: Path, name: str, *lines: str) -> Path:

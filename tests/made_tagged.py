@@ -6,11 +6,11 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from labelsieve.records import ImageSet
+from labelsieve.records.tag_findings import Tagged
+from labelsieve.records.tag_set import TagSet, empty
 from labelsieve.report.tag_metrics import TagScores, score_tags
 from labelsieve.report.tag_reliability import false_positive_share, reliability
 from labelsieve.report.tag_rows import tag_rows
-from labelsieve.tag_findings import Tagged
-from labelsieve.tag_set import TagSet, empty
 
 
 def made_tag_set(

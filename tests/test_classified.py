@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelsieve.choices import N_CHOICES, in_common
-from labelsieve.classified import Predictions
 from labelsieve.errors import DataError, RunError
+from labelsieve.records.choices import N_CHOICES, in_common
+from labelsieve.records.predictions import Predictions
 from made_clusters import made_clusters
 from made_findings import made_findings
 from made_predictions import made_names, made_predictions

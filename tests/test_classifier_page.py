@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelsieve.classified import Predictions
 from labelsieve.data.decisions import DECIDED
 from labelsieve.errors import DataError, RunError
 from labelsieve.records import NoiseRate, Verdict
+from labelsieve.records.predictions import Predictions
 from labelsieve.report.classifier_curves import accuracy_chart, training_charts
 from labelsieve.report.classifier_galleries import (
     N_CHANGES,

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from labelsieve.classified import Predictions
 from labelsieve.data.decisions import DECIDED
 from labelsieve.records import Verdict
+from labelsieve.records.predictions import Predictions
 from labelsieve.report.classifier_evaluation import classifier_evaluation
 from labelsieve.report.classifier_scores import score_classifier
 from labelsieve.report.classifier_terminal import (

@@ -28,7 +28,10 @@ from labelsieve.features.rows import Rows
 from labelsieve.features.saved import load_network, save_network
 from labelsieve.features.shown import STRONG, WEAK, Views, image_views, row_views
 from labelsieve.features.weights import drawn_from
-from labelsieve.loop import LearningRate, Training
+from labelsieve.loop.optimizers import Average
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.runtime import Runtime
+from labelsieve.loop.train import Training
 from labelsieve.methods.sncf import classify as module
 from labelsieve.methods.sncf import predictor as predictor_module
 from labelsieve.methods.sncf.beliefs import Beliefs
@@ -37,8 +40,6 @@ from labelsieve.methods.sncf.classify import Classify
 from labelsieve.methods.sncf.paper_training import Paper
 from labelsieve.methods.sncf.plain_training import Plain
 from labelsieve.methods.sncf.work import Work, part_of
-from labelsieve.optimizers import Average
-from labelsieve.runtime import Runtime
 from made_colors import NORMALIZATION, SIZE, states, tiny_network
 from made_noisy import (
     N_CLASSES,

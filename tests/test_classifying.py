@@ -9,8 +9,21 @@ import pytest
 import torch
 from torch import nn
 
-from labelsieve import classifying
-from labelsieve.classifying import (
+from labelsieve.data.batches import resident
+from labelsieve.data.read import read
+from labelsieve.errors import ConfigError, DataError
+from labelsieve.features.heads import Classifier
+from labelsieve.features.rows import Rows
+from labelsieve.features.saved import load_network
+from labelsieve.features.weights import drawn_from
+from labelsieve.loop.runtime import Runtime
+from labelsieve.methods.sncf.classify import TrainedClassifier
+from labelsieve.records import Features
+from labelsieve.run import Run
+from labelsieve.stages.inputs import silent
+from labelsieve.stages.makers import GLANCE
+from labelsieve.training import classifying
+from labelsieve.training.classifying import (
     NETWORK,
     ROWS,
     Shown,
@@ -22,19 +35,6 @@ from labelsieve.classifying import (
     readable_source,
     row_probabilities,
 )
-from labelsieve.data.batches import resident
-from labelsieve.data.read import read
-from labelsieve.errors import ConfigError, DataError
-from labelsieve.features.heads import Classifier
-from labelsieve.features.rows import Rows
-from labelsieve.features.saved import load_network
-from labelsieve.features.weights import drawn_from
-from labelsieve.inputs import silent
-from labelsieve.makers import GLANCE
-from labelsieve.methods.sncf.classify import TrainedClassifier
-from labelsieve.records import Features
-from labelsieve.run import Run
-from labelsieve.runtime import Runtime
 from made_colors import NORMALIZATION, tiny_network
 from made_sets import png, put
 
@@ -115,8 +115,8 @@ def test_large_images_are_looked_at_small_first(
 ):
     images = read(pictures)
     at_once, source = readable_source(images, 12, tmp_path, silent)
-    monkeypatch.setattr(classifying, "SMALL", 11)
-    monkeypatch.setattr("labelsieve.stages.SMALL", 11)
+    monkeypatch.setattr("labelsieve.stages.new_images.SMALL", 11)
+    monkeypatch.setattr("labelsieve.stages.sources.SMALL", 11)
     (tmp_path / "large").mkdir()
     glance, streamed = readable_source(images, 12, tmp_path / "large", silent)
     assert (at_once.values.shape[-1], glance.values.shape[-1]) == (12, GLANCE)

@@ -19,9 +19,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from labelsieve import pipeline, representation
+from labelsieve.auditing import audit as pipeline
 from labelsieve.cli import main
 from labelsieve.records import Findings, Verdict
+from labelsieve.stages import representation
 
 N_DIGITS = 60  # a class
 FAST = ("--set", "dictionary.n_components=128", "--set", "dictionary.patches.n_atoms=64")

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from labelsieve.clusters import Clusters, Part
 from labelsieve.errors import DataError, RunError
 from labelsieve.exports import read_names
 from labelsieve.records import ImageSet, Places
+from labelsieve.records.clusters import Clusters, Part
 from labelsieve.report.cluster_galleries import (
     DOUBTFUL,
     N_CARDS,

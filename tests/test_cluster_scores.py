@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from labelsieve.clusters import Clusters, Part
 from labelsieve.errors import DataError, RunError
 from labelsieve.files import write_json
 from labelsieve.jobs import evaluate_clusters, evaluate_run
+from labelsieve.records.clusters import Clusters, Part
 from labelsieve.report.cluster_evaluation import evaluation
 from labelsieve.report.cluster_scores import (
     ClusterScores,

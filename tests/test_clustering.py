@@ -12,22 +12,25 @@ import pytest
 from click.testing import CliRunner, Result
 
 import labelsieve as ls
-from labelsieve import cluster_phases, cluster_rows, clustering, representation
 from labelsieve.cli import main
-from labelsieve.cluster_rows import first_of_each
-from labelsieve.clustering import run_cluster
-from labelsieve.clusters import Clusters, Part
+from labelsieve.clustering import cluster as clustering
+from labelsieve.clustering import phases as cluster_phases
+from labelsieve.clustering import rows as cluster_rows
+from labelsieve.clustering.cluster import run_cluster
+from labelsieve.clustering.rows import first_of_each
 from labelsieve.config import from_dict, to_dict
 from labelsieve.data.augment import Contrastive
 from labelsieve.errors import ConfigError
 from labelsieve.features.refine import Refine
-from labelsieve.inputs import Inputs
-from labelsieve.logs import EpochLog
-from labelsieve.loop import Training
+from labelsieve.loop.logs import EpochLog
+from labelsieve.loop.train import Training
 from labelsieve.methods.scan.recipes import RECIPES, Cluster
 from labelsieve.methods.scan.self_labels import SelfLabels
 from labelsieve.records import Features
+from labelsieve.records.clusters import Clusters, Part
 from labelsieve.run import OUTPUTS
+from labelsieve.stages import representation
+from labelsieve.stages.inputs import Inputs
 from made_digits import FAST, digit_files, table, tiny_cluster, tiny_heads
 from made_sets import parquet, png
 

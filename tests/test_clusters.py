@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelsieve.clusters import N_CHOICES, Clusters, Part
 from labelsieve.errors import DataError, RunError
+from labelsieve.records.clusters import N_CHOICES, Clusters, Part
 from made_clusters import PARTS, made_clusters, random_clusters
 from made_findings import made_findings
 

@@ -20,7 +20,7 @@ from labelsieve.data.decisions import (
 )
 from labelsieve.errors import DataError
 from labelsieve.records import Findings, Verdict
-from labelsieve.training_evidence import with_decisions
+from labelsieve.training.evidence import with_decisions
 
 IDS = ("a.png", "b.png", "c.png", "d.png")
 CLASSES = ("cat", "dog")

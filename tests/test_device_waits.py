@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from labelsieve.data.batches import Batch, resident
 from labelsieve.features import pretrain as pretraining
 from labelsieve.features.recipes import PRETRAINING
-from labelsieve.runtime import Runtime
+from labelsieve.loop.runtime import Runtime
 
 META = torch.device("meta")
 B = 64

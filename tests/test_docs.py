@@ -21,10 +21,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import labelsieve
-from labelsieve import errors, pipeline
+from labelsieve import errors
+from labelsieve.auditing import audit as pipeline
+from labelsieve.auditing.audit import Audit
 from labelsieve.cli import main
-from labelsieve.clustering import cluster_recipe
-from labelsieve.clusters import Clusters, Part
+from labelsieve.clustering.cluster import cluster_recipe
 from labelsieve.config import from_toml, overrides
 from labelsieve.features.pretrain import Pretrain
 from labelsieve.features.recipes import PRETRAINING, cpu
@@ -40,14 +41,14 @@ from labelsieve.methods.scan.recipes import Cluster
 from labelsieve.methods.scan.self_labels import SelfLabels
 from labelsieve.methods.sncf.paper import PaperDetection
 from labelsieve.methods.veit.recipes import OBJECTIVES as TAGS
-from labelsieve.pipeline import Audit
 from labelsieve.records import Findings, Verdict
+from labelsieve.records.clusters import Clusters, Part
+from labelsieve.records.tag_findings import IMAGE_SCHEMA, PAIR_SCHEMA, TagVerdict
+from labelsieve.records.tag_set import Family
 from labelsieve.report.tag_rows import rows_to_arrow
 from labelsieve.retrieval.settings import retrieve_recipe
 from labelsieve.run import DEMO_OUTPUTS, OUTPUTS
-from labelsieve.tag_findings import IMAGE_SCHEMA, PAIR_SCHEMA, TagVerdict
-from labelsieve.tag_set import Family
-from labelsieve.tagging import tagging
+from labelsieve.tagging import tag as tagging
 from labelsieve.tagging.settings import Tag, tagging_recipe
 
 ROOT = Path(__file__).parents[1]

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelsieve.clusters import Clusters
 from labelsieve.data.places import Reader
 from labelsieve.data.read import read
 from labelsieve.errors import ConfigError, DataError, RunError
 from labelsieve.exports import export_run, read_names
 from labelsieve.files import write_csv, write_json
 from labelsieve.records import Findings, ImageSet, Verdict
+from labelsieve.records.clusters import Clusters
 from labelsieve.report import export
 from labelsieve.report.export import export_csv, export_links, safe_name
 from made_clusters import made_clusters

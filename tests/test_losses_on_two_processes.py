@@ -30,7 +30,7 @@ from labelsieve.features.objectives import (
     nt_xent_views,
     supervised_contrastive,
 )
-from labelsieve.runtime import Runtime, bare
+from labelsieve.loop.runtime import Runtime, bare
 from processes import together
 
 B, N_STEPS = 12, 3

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import labelsieve as ls
-from labelsieve import training
 from labelsieve.config import from_dict
 from labelsieve.errors import ConfigError, DataError, RunError
 from labelsieve.records import Features, Findings
-from labelsieve.training_settings import Train, train_recipe
+from labelsieve.training import train as training
+from labelsieve.training.settings import Train, train_recipe
 from made_training import N_IMAGES, N_TEST, about, done, same_bytes
 
 

@@ -10,14 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from labelsieve.classifying import (
-    Shown,
-    about_network,
-    about_rows,
-    keep_classifier,
-    network_probabilities,
-    row_probabilities,
-)
 from labelsieve.data.augment import CIFAR10, IMAGENET
 from labelsieve.data.sources import resident
 from labelsieve.errors import ConfigError, MissingExtraError, RunError
@@ -28,9 +20,17 @@ from labelsieve.features.rows import Rows
 from labelsieve.features.saved import save_network
 from labelsieve.features.twins import twins_of
 from labelsieve.features.weights import drawn_from
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.sncf.classify import TrainedClassifier
-from labelsieve.onnx_export import export_onnx
-from labelsieve.runtime import Runtime
+from labelsieve.training.classifying import (
+    Shown,
+    about_network,
+    about_rows,
+    keep_classifier,
+    network_probabilities,
+    row_probabilities,
+)
+from labelsieve.training.onnx_export import export_onnx
 
 NAMES = ("cat", "dög", "=1+1")
 

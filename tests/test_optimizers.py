@@ -10,8 +10,8 @@ from torch import nn
 
 import reference_training
 from labelsieve.errors import ConfigError
-from labelsieve.optimizers import Average, Muon, Optimizer, make_optimizers, orthogonal
-from labelsieve.runtime import Runtime
+from labelsieve.loop.optimizers import Average, Muon, Optimizer, make_optimizers, orthogonal
+from labelsieve.loop.runtime import Runtime
 
 rates = st.floats(0.01, 0.5)
 shares = st.floats(0.1, 0.95)

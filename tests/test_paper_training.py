@@ -17,7 +17,9 @@ from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import Classifier, small_head
 from labelsieve.features.shown import STRONG, WEAK, Views
 from labelsieve.features.weights import drawn_from
-from labelsieve.loop import LearningRate
+from labelsieve.loop.optimizers import Average
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.sncf import classify as module
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.classifier import NoisyClassifier, Prepared
@@ -29,8 +31,6 @@ from labelsieve.methods.sncf.paper_training import (
 )
 from labelsieve.methods.sncf.streams import clean_stream, three_streams
 from labelsieve.methods.sncf.work import Work
-from labelsieve.optimizers import Average
-from labelsieve.runtime import Runtime
 from made_colors import SIZE, states, tiny_network
 from made_noisy import (
     N_CLASSES,

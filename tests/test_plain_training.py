@@ -19,11 +19,11 @@ from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import Classifier
 from labelsieve.features.shown import WEAK, Views
 from labelsieve.features.weights import drawn_from
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.sncf import plain_training
 from labelsieve.methods.sncf.classifier import NoisyClassifier, Prepared
 from labelsieve.methods.sncf.plain_training import Plain, elr_step, plain_step
 from labelsieve.methods.sncf.work import Work
-from labelsieve.runtime import Runtime
 from made_colors import states, tiny_network
 from made_noisy import (
     N_CLASSES,

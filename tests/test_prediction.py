@@ -13,21 +13,22 @@ import torch
 from click.testing import CliRunner
 
 import labelsieve as ls
-from labelsieve import cluster_answers, prediction, stages
 from labelsieve.cli import main
-from labelsieve.cluster_answers import clusters_of_set, network_probabilities
-from labelsieve.clustering import run_cluster
-from labelsieve.clusters import Clusters, Part
+from labelsieve.clustering import answers as cluster_answers
+from labelsieve.clustering.answers import clusters_of_set, network_probabilities
+from labelsieve.clustering.cluster import run_cluster
 from labelsieve.data.augment import CIFAR10
 from labelsieve.data.batches import resident
 from labelsieve.data.decode import Pixels, decode_images
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import ClusterHeads
 from labelsieve.features.resnets import ResNet, ResNetShape
-from labelsieve.inputs import Inputs, Progress
-from labelsieve.makers import GLANCE, encoder_of, readable_pixels
 from labelsieve.methods.scan.recipes import Cluster
 from labelsieve.records import Features
+from labelsieve.records.clusters import Clusters, Part
+from labelsieve.stages import new_images, sources
+from labelsieve.stages.inputs import Inputs, Progress
+from labelsieve.stages.makers import GLANCE, encoder_of, readable_pixels
 from made_digits import FAST, SIZE, digit_files, table, tiny_cluster, tiny_heads, tiny_pretrain
 
 COUNTS = {0: 30, 1: 30, 4: 30}
@@ -109,8 +110,8 @@ def test_large_images_are_not_kept_in_a_file(
         sizes.append(size)
         return readable_pixels(images, size, folder, progress)
 
-    monkeypatch.setattr(prediction, "readable_pixels", seen)
-    for module in (stages, prediction):
+    monkeypatch.setattr(new_images, "readable_pixels", seen)
+    for module in (sources, new_images):
         monkeypatch.setattr(module, "SMALL", SIZE - 1)
     same_as_in_the_run(by_network, photos)
     assert sizes == [GLANCE]

@@ -17,7 +17,6 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
-from labelsieve import representation
 from labelsieve.cli import main
 from labelsieve.config import from_dict, overrides, to_dict
 from labelsieve.data.augment import Contrastive
@@ -36,11 +35,13 @@ from labelsieve.features.pretrain import (
 )
 from labelsieve.features.recipes import PRETRAINING
 from labelsieve.features.saved import load_network
-from labelsieve.logs import EpochLog
-from labelsieve.loop import LearningRate, Training
-from labelsieve.optimizers import Optimizer
+from labelsieve.loop.logs import EpochLog
+from labelsieve.loop.optimizers import Optimizer
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.runtime import Runtime
+from labelsieve.loop.train import Training
 from labelsieve.records import Features
-from labelsieve.runtime import Runtime
+from labelsieve.stages import representation
 
 SIZE = 16  # pixels
 TINY = Pretrain(
@@ -458,7 +459,7 @@ def test_an_audit_whose_dictionary_has_another_size_pretrains_on_the_networks(di
 
 
 def test_several_processes_without_anything_to_share_are_refused(monkeypatch, digits, tmp_path):
-    monkeypatch.setattr("labelsieve.pipeline.n_launched", lambda: 2)
+    monkeypatch.setattr("labelsieve.auditing.audit.n_launched", lambda: 2)
     result = CliRunner().invoke(main, ["audit", str(digits), "--out", str(tmp_path / "run")])
     assert result.exit_code == 1
     assert "2 processes were begun; an audit runs in one" in result.stderr

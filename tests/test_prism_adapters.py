@@ -22,10 +22,10 @@ from torch import nn
 
 import reference_adapters as reference
 from labelsieve.errors import ConfigError, DataError
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.prism import adapters, index_tuples, wrapped
 from labelsieve.methods.prism.adapters import CleanMiner, CleanTripletsMiner, FilteredLoss
 from labelsieve.methods.prism.filter import CleanFilter, Filter
-from labelsieve.runtime import Runtime
 from processes import together
 
 pytest.importorskip("pytorch_metric_learning")

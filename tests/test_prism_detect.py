@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from sklearn.metrics import roc_auc_score
 
+from labelsieve.auditing.audit import recipe
 from labelsieve.cli import main
 from labelsieve.cli.audit import audit as audit_command
 from labelsieve.config import from_dict, overrides, to_dict
@@ -17,7 +18,6 @@ from labelsieve.errors import ConfigError
 from labelsieve.methods.auditing import METHODS, RECIPES, detect
 from labelsieve.methods.prism.detect import PrismDetection, detect_prism
 from labelsieve.neighbors.knn import nearest_neighbors
-from labelsieve.pipeline import recipe
 from labelsieve.records import Verdict
 
 approx = pytest.approx

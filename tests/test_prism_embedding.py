@@ -23,7 +23,8 @@ from labelsieve.features.rows import Rows
 from labelsieve.features.saved import load_network, save_network
 from labelsieve.features.shown import Views, image_views, row_views
 from labelsieve.features.weights import drawn_from
-from labelsieve.logs import TIMINGS, EpochLog
+from labelsieve.loop.logs import TIMINGS, EpochLog
+from labelsieve.loop.runtime import Runtime, bare
 from labelsieve.methods.prism import embedding as module
 from labelsieve.methods.prism.embedder import Embedder, linear_head
 from labelsieve.methods.prism.embedding import (
@@ -45,7 +46,6 @@ from labelsieve.methods.prism.objectives import (
     optimizers_of,
 )
 from labelsieve.methods.prism.steps import Tally, embedding_step
-from labelsieve.runtime import Runtime, bare
 from made_colors import NORMALIZATION, SIZE, colors, states, tiny_network
 from processes import together
 

@@ -12,12 +12,12 @@ from labelsieve.data.sources import of_rows
 from labelsieve.errors import DataError
 from labelsieve.features.rows import Rows
 from labelsieve.features.shown import Views, row_views
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.prism import two_stage as module
 from labelsieve.methods.prism.embedding import Embed, Pairs, TrainedEmbedding, adam, embed
 from labelsieve.methods.prism.filter import Filter
 from labelsieve.methods.prism.offline import Offline, score_offline
 from labelsieve.methods.prism.two_stage import SecondStage, TwoStages, second_stage
-from labelsieve.runtime import Runtime
 from made_colors import states
 from test_prism_embedding import N_CLASSES, QUICK, WIDTH, Made, make, separation, trained
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelsieve.clusters import Clusters
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.methods.scan.prototypes import prototypes
+from labelsieve.records.clusters import Clusters
 from made_clusters import made_clusters, random_clusters
 from reference_clusters import prototype
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import labelsieve as ls
-from labelsieve import cluster_refine
-from labelsieve.clustering import history, run_cluster
+from labelsieve.clustering import refine as cluster_refine
+from labelsieve.clustering.cluster import history, run_cluster
 from labelsieve.data.augment import Contrastive, clean_view, contrastive_view
 from labelsieve.data.batches import Batch, resident
 from labelsieve.data.draws import Draws
@@ -22,12 +22,13 @@ from labelsieve.features.heads import small_head
 from labelsieve.features.objectives import nt_xent
 from labelsieve.features.refine import Refine, neighbor_step, refine
 from labelsieve.features.weights import drawn_from
-from labelsieve.inputs import Inputs
-from labelsieve.logs import EpochLog
-from labelsieve.loop import LearningRate, Training
-from labelsieve.optimizers import Optimizer
+from labelsieve.loop.logs import EpochLog
+from labelsieve.loop.optimizers import Optimizer
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.runtime import Runtime
+from labelsieve.loop.train import Training
 from labelsieve.records import Features
-from labelsieve.runtime import Runtime
+from labelsieve.stages.inputs import Inputs
 from made_colors import NORMALIZATION, SIZE, colors, states, tiny_network
 from made_digits import SIZE as DIGIT_SIZE
 from made_digits import digit_files, table, tiny_cluster, tiny_pretrain

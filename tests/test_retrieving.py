@@ -19,7 +19,8 @@ from labelsieve.errors import ConfigError, DataError, RunError
 from labelsieve.features.shown import image_views
 from labelsieve.methods.prism.recipes import OBJECTIVES
 from labelsieve.records import Features, Findings, Verdict
-from labelsieve.retrieval import job, nearest, retrieving
+from labelsieve.retrieval import job, nearest
+from labelsieve.retrieval import retrieve as retrieving
 from labelsieve.retrieval.settings import model_of, recipe_of, retrieve_recipe
 from labelsieve.run import OUTPUTS
 from made_digits import digit_files

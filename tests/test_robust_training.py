@@ -19,6 +19,8 @@ from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import Classifier, small_head
 from labelsieve.features.shown import STRONG, WEAK, Views
 from labelsieve.features.weights import drawn_from
+from labelsieve.loop.optimizers import Average
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.sncf import robust_targets
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.classifier import NoisyClassifier, Prepared
@@ -27,8 +29,6 @@ from labelsieve.methods.sncf.robust_targets import Memory, Targets, class_eviden
 from labelsieve.methods.sncf.robust_training import Robust
 from labelsieve.methods.sncf.thinned_stream import thinned
 from labelsieve.methods.sncf.work import Work
-from labelsieve.optimizers import Average
-from labelsieve.runtime import Runtime
 from made_colors import states, tiny_network
 from made_noisy import (
     N_CLASSES,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from labelsieve.errors import ConfigError
-from labelsieve.runtime import Runtime, bare, fastest_precision
+from labelsieve.loop.runtime import Runtime, bare, fastest_precision
 from processes import together
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
@@ -349,7 +349,7 @@ def test_the_norm_is_that_of_all_gradients_together():
 
 def test_one_process_does_not_import_accelerate():
     program = (
-        "import sys, torch; from labelsieve.runtime import Runtime\n"
+        "import sys, torch; from labelsieve.loop.runtime import Runtime\n"
         "Runtime.start().prepare(torch.nn.Linear(1, 1))\n"
         "sys.exit('accelerate' in sys.modules)"
     )
@@ -359,7 +359,7 @@ def test_one_process_does_not_import_accelerate():
 LAUNCHED = """
 import sys
 from pathlib import Path
-from labelsieve.runtime import Runtime
+from labelsieve.loop.runtime import Runtime
 import torch
 runtime = Runtime.start()
 rows = runtime.gather(torch.tensor([runtime.rank]))

@@ -19,8 +19,11 @@ from torch import nn
 import reference_heads as reference
 from labelsieve.errors import ConfigError, DataError, RunError
 from labelsieve.features.heads import ClusterHeads, cluster_probabilities
-from labelsieve.logs import TIMINGS, EpochLog
-from labelsieve.loop import LearningRate, Training
+from labelsieve.loop.logs import TIMINGS, EpochLog
+from labelsieve.loop.optimizers import Optimizer, make_optimizers
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.runtime import Runtime
+from labelsieve.loop.train import Training
 from labelsieve.methods.scan.consensus import (
     agreements,
     aligned,
@@ -35,9 +38,7 @@ from labelsieve.methods.scan.losses import scan_loss, validation_loss
 from labelsieve.methods.scan.row_batches import PairBatches, RowBatch
 from labelsieve.methods.scan.scaled_heads import ScaledHeads, fit_scaling
 from labelsieve.neighbors.knn import nearest_neighbors
-from labelsieve.optimizers import Optimizer, make_optimizers
 from labelsieve.records import Neighbors
-from labelsieve.runtime import Runtime
 from processes import together
 
 SMALL = HeadTraining(

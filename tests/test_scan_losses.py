@@ -12,6 +12,7 @@ from torch import nn
 
 import reference_scan as slow
 from labelsieve.errors import ConfigError, DataError
+from labelsieve.loop.runtime import Runtime, bare
 from labelsieve.methods.scan import losses
 from labelsieve.methods.scan.losses import (
     Confident,
@@ -22,7 +23,6 @@ from labelsieve.methods.scan.losses import (
     self_label_loss,
     validation_loss,
 )
-from labelsieve.runtime import Runtime, bare
 from processes import together
 
 seeds = st.integers(0, 10_000)

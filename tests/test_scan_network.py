@@ -20,8 +20,11 @@ from labelsieve.data.strong import Strong
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import ClusterHeads
 from labelsieve.features.inference import clean_of, take_statistics
-from labelsieve.logs import TIMINGS, EpochLog
-from labelsieve.loop import LearningRate, Training
+from labelsieve.loop.logs import TIMINGS, EpochLog
+from labelsieve.loop.optimizers import Optimizer
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.runtime import Runtime
+from labelsieve.loop.train import Training
 from labelsieve.methods.scan import network as scan_module
 from labelsieve.methods.scan.clusterer import Clusterer, one_head, train_mode
 from labelsieve.methods.scan.health import health
@@ -36,9 +39,7 @@ from labelsieve.methods.scan.network import (
     view_of,
 )
 from labelsieve.methods.scan.selection import Judge, Watch
-from labelsieve.optimizers import Optimizer
 from labelsieve.records import Neighbors
-from labelsieve.runtime import Runtime
 from made_colors import NORMALIZATION, SIZE, Colors, accuracy, colors, states, tiny_network
 from processes import together
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis.strategies import floats, lists
 from torch import nn
 
-from labelsieve.checkpoints import Checkpoint
 from labelsieve.errors import RunError
+from labelsieve.loop.checkpoints import Checkpoint
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.scan.selection import Best
-from labelsieve.runtime import Runtime
 
 
 def numbered(number: float) -> nn.Module:

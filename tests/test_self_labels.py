@@ -18,8 +18,11 @@ from labelsieve.data.draws import Draws
 from labelsieve.data.strong import Strong, strong_view
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import ClusterHeads
-from labelsieve.logs import TIMINGS, EpochLog
-from labelsieve.loop import LearningRate, Training
+from labelsieve.loop.logs import TIMINGS, EpochLog
+from labelsieve.loop.optimizers import Optimizer
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.runtime import Runtime
+from labelsieve.loop.train import Training
 from labelsieve.methods.scan import self_labels as module
 from labelsieve.methods.scan.clusterer import Clusterer, train_mode
 from labelsieve.methods.scan.health import health
@@ -33,8 +36,6 @@ from labelsieve.methods.scan.self_labels import (
     too_few,
     train_self_labels,
 )
-from labelsieve.optimizers import Optimizer
-from labelsieve.runtime import Runtime
 from made_colors import NORMALIZATION, SIZE, Colors, accuracy, colors, states, tiny_network
 from processes import together
 from test_scan_network import QUICK as SCAN

@@ -16,59 +16,30 @@ import labelsieve
 ROOT = Path(labelsieve.__file__).parent
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 
-# What a part that trains needs, besides its own.
-TRAINING = {"loop", "optimizers", "logs", "checkpoints", "runtime"}
-
 # What each part may import. Imports point one way: nothing imports what stands above it.
+GROUND = {"errors", "files", "config"}
+WORK = GROUND | {"records", "run", "loop", "data", "features", "neighbors", "methods", "report"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "config": {"errors"},
-    "run": {"errors", "files"},
-    "memory": set(),
     "records": {"errors", "files"},
-    "choices": {"errors", "files"},
-    "clusters": {"choices", "records", "errors", "files"},
-    "classified": {"choices", "records", "errors", "files"},
-    "tag_set": {"records", "errors", "files"},
-    "tag_tables": {"errors", "files"},
-    "tag_verdicts": {"tag_set", "errors"},
-    "tag_findings": {"tag_set", "tag_tables", "tag_verdicts", "choices", "records", "errors"},
-    "tagged_images": {"choices", "errors", "files"},
-    "data": {"tag_set", "records", "errors", "files", "config"},
-    "batch_norm": set(),
-    "runtime": {"batch_norm", "errors"},
-    "optimizers": {"runtime", "errors"},
-    "logs": {"errors", "files"},
-    "checkpoints": {"runtime", "run", "errors", "files"},
-    "loop": {"checkpoints", "logs", "memory", "optimizers", "runtime", "config", "errors"},
-    "features": {"data", "records", "errors", "files", "config"} | TRAINING,
-    "neighbors": {"records", "errors", "files", "config"},
-    "methods": {"features", "neighbors", "data", "clusters", "records", "errors", "files", "config"}
-    | TRAINING
-    | {"tag_set"},
-    "report": {"features", "neighbors", "data", "clusters", "classified", "choices", "records"}
-    | {"tag_set", "tag_verdicts", "tag_findings", "errors", "files", "config"},
-    "exports": {"report", "data", "clusters", "records", "run", "errors", "files"},
-    "inputs": {"errors"},
-    "trained": {"features", "data", "records", "run", "inputs", "errors"},
-    "makers": {"trained", "features", "data", "records", "run", "inputs", "errors", "files"},
-    "classifying": {"makers", "trained", "stages", "methods", "features", "data", "records", "run"}
-    | {"runtime", "inputs", "errors"},
-    "onnx_export": {"classifying", "features", "run", "errors", "files"},
-    "model": {"prediction", "classified", "report", "records", "run", "inputs", "errors", "files"},
-    "training_settings": {"pipeline", "methods", "data"},
-    "training_evidence": {"methods", "data", "records", "run", "inputs", "errors"},
-    "training_checks": {"training_evidence", "pipeline", "run", "runtime", "inputs", "config"}
-    | {"errors"},
-    "tagging": {"prediction", "clustering", "representation", "stages", "classifying", "makers"}
-    | {"trained", "methods", "report", "features", "tag_set", "tag_findings", "tag_verdicts"}
-    | {"tagged_images", "data", "records", "run", "inputs", "config", "files", "errors"}
-    | TRAINING,
-    "retrieval": {"training_checks", "prediction", "clustering", "pipeline", "representation"}
-    | {"assemble", "stages", "classifying", "makers", "trained", "methods", "report", "features"}
-    | {"neighbors", "data", "records", "run", "inputs", "config", "files", "errors"}
-    | TRAINING,
+    "run": {"errors", "files"},
+    "loop": GROUND | {"run"},
+    "data": GROUND | {"records"},
+    "features": GROUND | {"records", "loop", "data"},
+    "neighbors": GROUND | {"records"},
+    "methods": GROUND | {"records", "loop", "data", "features", "neighbors"},
+    "report": GROUND | {"records", "data", "features", "neighbors"},
+    "stages": WORK - {"methods", "report"},
+    "auditing": WORK | {"stages"},
+    "clustering": WORK | {"stages"},
+    "training": WORK | {"stages", "auditing"},
+    "retrieval": WORK | {"stages", "auditing", "training"},
+    "tagging": WORK | {"stages"},
+    "exports": WORK,
+    "prediction": WORK | {"stages", "clustering", "training", "retrieval", "tagging", "exports"},
+    "jobs": WORK | {"stages", "auditing", "clustering", "training", "retrieval", "tagging"},
 }
 
 

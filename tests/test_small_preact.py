@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.functional import conv2d
 from torch.utils.flop_counter import FlopCounterMode
 
+from labelsieve.auditing.estimate import TRAINING_SECONDS
 from labelsieve.errors import ConfigError
-from labelsieve.estimate import TRAINING_SECONDS
 from labelsieve.features.backbones import network
 from labelsieve.features.heads import Classifier, sncf_head
 from labelsieve.features.pretrain import Pretrain

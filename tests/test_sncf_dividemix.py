@@ -19,12 +19,12 @@ from labelsieve.features.rows import Rows
 from labelsieve.features.shown import row_views
 from labelsieve.features.twins import Twins
 from labelsieve.features.weights import drawn_from
-from labelsieve.loop import LearningRate
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.classify import train_classifier
 from labelsieve.methods.sncf.dividemix import DivideMix, refined_or_guessed
 from labelsieve.methods.sncf.plain_training import Plain
-from labelsieve.runtime import Runtime
 from made_noisy import QUICK, Noisy, accuracy_test, logs, noisy, trained, trained_on_rows, weights
 from processes import together
 

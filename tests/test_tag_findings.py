@@ -13,9 +13,9 @@ from scipy.sparse import csr_array
 
 import reference_tags as slow
 from labelsieve.errors import DataError, RunError
-from labelsieve.tag_findings import IMAGE_SCHEMA, PAIR_SCHEMA, Pairs, Tagged, TagVerdict
-from labelsieve.tag_set import TagSet
-from labelsieve.tag_verdicts import tag_verdicts
+from labelsieve.records.tag_findings import IMAGE_SCHEMA, PAIR_SCHEMA, Pairs, Tagged, TagVerdict
+from labelsieve.records.tag_set import TagSet
+from labelsieve.records.tag_verdicts import tag_verdicts
 
 CONTRACTED = ["image", "tag", "given", "verified", "probability", "verdict"]
 shapes = st.tuples(st.integers(0, 20), st.integers(1, 6), st.integers(0, 10**6))
@@ -188,7 +188,7 @@ def test_saving_and_loading_gives_the_same_back(tmp_path_factory, shape):
 
 
 def test_an_image_whose_pairs_lie_in_two_pieces_is_one_image(tmp_path, monkeypatch):
-    monkeypatch.setattr("labelsieve.tag_findings.BATCH", 3)
+    monkeypatch.setattr("labelsieve.records.tag_findings.BATCH", 3)
     _, _, found = made_tagged(40, 6, 3)
 
     def in_threes(self, size=3):

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from labelsieve.errors import DataError, RunError
+from labelsieve.records.tag_findings import Pairs, Tagged, TagVerdict
+from labelsieve.records.tag_set import TagSet, empty
 from labelsieve.report.classifier_scores import wilson
 from labelsieve.report.tag_breakdowns import Group
 from labelsieve.report.tag_curves import bin_charts, parts, training_charts
@@ -44,8 +46,6 @@ from labelsieve.report.tag_rows import (
     worst_tags,
     wrong_share,
 )
-from labelsieve.tag_findings import Pairs, Tagged, TagVerdict
-from labelsieve.tag_set import TagSet, empty
 from made_findings import made_findings
 from made_pictures import encoded, photo
 from made_tagged import (

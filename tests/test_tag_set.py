@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from labelsieve.errors import DataError
-from labelsieve.tag_set import Form, TagSet, compact, empty, values_at
+from labelsieve.records.tag_set import Form, TagSet, compact, empty, values_at
 from test_records import image_set
 
 

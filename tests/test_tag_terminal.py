@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from labelsieve.records.tag_findings import TagVerdict
 from labelsieve.report.tag_evaluation import tag_evaluation
 from labelsieve.report.tag_metrics import score_tags
 from labelsieve.report.tag_rows import METHODS, never_verified, worst_tags
@@ -15,7 +16,6 @@ from labelsieve.report.tag_terminal import (
     terminal_tag_scores,
     terminal_tags,
 )
-from labelsieve.tag_findings import TagVerdict
 from made_tagged import made_methods, made_rows, made_tag_set, made_tagged
 from test_table import printed
 

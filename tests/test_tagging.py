@@ -19,12 +19,13 @@ from labelsieve.config import overrides
 from labelsieve.errors import ConfigError, DataError, RunError
 from labelsieve.methods.veit.verify import random_draw
 from labelsieve.records import Features
+from labelsieve.records.tag_findings import Tagged, TagVerdict
+from labelsieve.records.tag_set import Form, TagSet, values_at
+from labelsieve.records.tagged_images import TaggedImages
 from labelsieve.report.tag_metrics import score_tags
 from labelsieve.run import OUTPUTS, REPLACED
-from labelsieve.tag_findings import Tagged, TagVerdict
-from labelsieve.tag_set import Form, TagSet, values_at
-from labelsieve.tagged_images import TaggedImages
-from labelsieve.tagging import kept, rounds, tagging, written
+from labelsieve.tagging import kept, rounds, written
+from labelsieve.tagging import tag as tagging
 from labelsieve.tagging.settings import Tag, Wanted, recipe_of, tagging_recipe
 from made_tagging import (
     BROKEN,

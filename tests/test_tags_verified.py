@@ -20,7 +20,7 @@ from labelsieve.data.tags.implied import (
 )
 from labelsieve.data.tags.read import read_tags
 from labelsieve.errors import ConfigError, DataError
-from labelsieve.tag_set import compact
+from labelsieve.records.tag_set import compact
 from made_tag_files import said, tags_of, verified_of, written
 
 

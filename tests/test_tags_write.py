@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from labelsieve.data.tags.read import read_tags
 from labelsieve.data.tags.write import write_tags
 from labelsieve.errors import DataError, RunError
-from labelsieve.tag_set import TagSet
+from labelsieve.records.tag_set import TagSet
 from made_tag_files import also, tags_of, verified_of, without, written
 from test_tags_files import HEADER, coco
 from test_tags_tables import declared

@@ -12,9 +12,9 @@ from torch import nn
 
 import reference_scan as slow
 from labelsieve.errors import DataError
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.scan.losses import RunningMean, log_probabilities
 from labelsieve.methods.scan.temi import agreement_weights, information, temi_loss
-from labelsieve.runtime import Runtime
 from processes import together
 
 seeds = st.integers(0, 10_000)

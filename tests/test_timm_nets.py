@@ -15,7 +15,7 @@ from labelsieve.features.backbones import Backbone
 from labelsieve.features.heads import Classifier
 from labelsieve.features.saved import load_network, save_network
 from labelsieve.features.timm_nets import TimmNet, trainable
-from labelsieve.trained import load_trained, of_backbone
+from labelsieve.stages.trained import load_trained, of_backbone
 
 SIZE = 14
 

@@ -20,15 +20,16 @@ from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
 import killed_training
-from labelsieve.checkpoints import Checkpoint
 from labelsieve.config import from_dict, overrides, to_dict
 from labelsieve.data.batches import Batches, resident
 from labelsieve.data.samplers import shuffled
 from labelsieve.errors import ConfigError, MissingExtraError, NumericError, RunError
-from labelsieve.logs import TIMINGS, EpochLog
-from labelsieve.loop import LearningRate, Training, cosine, one_cycle, steps, train
-from labelsieve.optimizers import Average, Optimizer, make_optimizers
-from labelsieve.runtime import Runtime, bare
+from labelsieve.loop.checkpoints import Checkpoint
+from labelsieve.loop.logs import TIMINGS, EpochLog
+from labelsieve.loop.optimizers import Average, Optimizer, make_optimizers
+from labelsieve.loop.rates import LearningRate, cosine, one_cycle, steps
+from labelsieve.loop.runtime import Runtime, bare
+from labelsieve.loop.train import Training, train
 from processes import together
 
 PLAIN = Training(
@@ -458,8 +459,8 @@ def test_a_loss_that_is_not_finite_stops_with_where_and_what_to_try(tmp_path: Pa
 
 
 def test_where_looking_costs_a_wait_losses_are_looked_at_in_blocks(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("labelsieve.loop._BLOCK", 3)
-    monkeypatch.setattr("labelsieve.loop._Losses.__init__", blockwise(3))
+    monkeypatch.setattr("labelsieve.loop.train._BLOCK", 3)
+    monkeypatch.setattr("labelsieve.loop.train._Losses.__init__", blockwise(3))
     toy = Toy(replace(PLAIN, checkpoint_minutes=1e-9))
     plain = toy.step
 
@@ -477,7 +478,7 @@ def test_where_looking_costs_a_wait_losses_are_looked_at_in_blocks(tmp_path: Pat
 
 
 def blockwise(block):
-    from labelsieve.loop import _Losses
+    from labelsieve.loop.train import _Losses
 
     plain = _Losses.__init__
 
@@ -660,7 +661,7 @@ def test_a_tensor_of_another_shape_is_refused(tmp_path: Path):
 def test_epochs_shorter_than_a_save_are_not_all_saved(tmp_path: Path, monkeypatch):
     checkpoint = Checkpoint(tmp_path, {}, {}, Runtime.start())
     clock = [100.0]
-    monkeypatch.setattr("labelsieve.checkpoints.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("labelsieve.loop.checkpoints.time.monotonic", lambda: clock[0])
     checkpoint._saved_at, checkpoint._cost = 100.0, 0.5  # it took half a second
     for seconds, ended in ((9.0, False), (11.0, True)):
         clock[0] = 100 + seconds

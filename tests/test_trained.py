@@ -12,18 +12,18 @@ import pytest
 import torch
 
 import labelsieve as ls
-from labelsieve.clustering import run_cluster
+from labelsieve.clustering.cluster import run_cluster
 from labelsieve.errors import ConfigError
 from labelsieve.features.dictionary import Dictionary
 from labelsieve.features.heads import ClusterHeads
 from labelsieve.features.saved import save_network
-from labelsieve.inputs import Inputs, silent
-from labelsieve.makers import keep_network, raw_encoder
 from labelsieve.methods.scan.recipes import Cluster
 from labelsieve.records import Features
-from labelsieve.representation import run_features
 from labelsieve.run import Run
-from labelsieve.trained import load_trained, trained_features
+from labelsieve.stages.inputs import Inputs, silent
+from labelsieve.stages.makers import keep_network, raw_encoder
+from labelsieve.stages.representation import run_features
+from labelsieve.stages.trained import load_trained, trained_features
 from made_digits import SIZE, digit_files, tiny_cluster, tiny_heads, tiny_pretrain
 
 

@@ -16,18 +16,21 @@ import numpy as np
 import pytest
 
 import labelsieve as ls
-from labelsieve import pipeline, representation, training, training_job
-from labelsieve.classified import Predictions
+from labelsieve.auditing import audit as pipeline
 from labelsieve.cli.console import progress
 from labelsieve.config import from_dict, to_dict
 from labelsieve.errors import ConfigError
-from labelsieve.inputs import Inputs
-from labelsieve.logs import EpochLog
+from labelsieve.loop.logs import EpochLog
 from labelsieve.methods.sncf.training_recipes import MODELS, OBJECTIVES
 from labelsieve.records import Findings, Verdict
+from labelsieve.records.predictions import Predictions
 from labelsieve.run import OUTPUTS
-from labelsieve.training import run_train
-from labelsieve.training_settings import train_recipe
+from labelsieve.stages import representation
+from labelsieve.stages.inputs import Inputs
+from labelsieve.training import job as training_job
+from labelsieve.training import train as training
+from labelsieve.training.settings import train_recipe
+from labelsieve.training.train import run_train
 from made_digits import digit_files, table
 from made_training import (
     MOVED,
@@ -725,7 +728,7 @@ def test_a_test_set_of_broken_images_is_told_before_the_training(audit_run: Path
 def test_several_processes_do_not_share_a_classifier_on_features(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("labelsieve.training_checks.n_launched", lambda: 2)
+    monkeypatch.setattr("labelsieve.training.checks.n_launched", lambda: 2)
     said = refusal("train", photos, "--out", tmp_path / "run")
     assert "2 processes were begun, and what is trained on features is trained in one" in said
 

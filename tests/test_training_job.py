@@ -12,15 +12,16 @@ import pytest
 import torch
 
 import labelsieve as ls
-from labelsieve import training, training_job
-from labelsieve.classified import Predictions
 from labelsieve.features.twins import Twins
-from labelsieve.inputs import Inputs
-from labelsieve.loop import Training
+from labelsieve.loop.train import Training
 from labelsieve.methods.sncf.training_recipes import OBJECTIVES
 from labelsieve.records import Features, Findings, Verdict
-from labelsieve.training import run_train
-from labelsieve.training_settings import Train, train_recipe
+from labelsieve.records.predictions import Predictions
+from labelsieve.stages.inputs import Inputs
+from labelsieve.training import job as training_job
+from labelsieve.training import train as training
+from labelsieve.training.settings import Train, train_recipe
+from labelsieve.training.train import run_train
 from made_digits import SIZE, tiny_pretrain
 from made_training import (
     N_TEST,

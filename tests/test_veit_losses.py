@@ -16,6 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 import reference_veit as slow
 from labelsieve.errors import ConfigError
 from labelsieve.features.tag_batch import tag_batch
+from labelsieve.loop.optimizers import Optimizer, make_optimizers
 from labelsieve.methods.veit.losses import (
     cleaning_loss,
     clip_straight_through,
@@ -26,7 +27,6 @@ from labelsieve.methods.veit.losses import (
 )
 from labelsieve.methods.veit.stopping import average_precision, folds, held_out, stretched
 from labelsieve.methods.veit.targets import frequencies, only_rows, overruled, pair_targets
-from labelsieve.optimizers import Optimizer, make_optimizers
 
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 6))
 logits = shapes.flatmap(lambda shape: arrays(np.float64, shape, elements=st.floats(-20, 20)))

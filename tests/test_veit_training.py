@@ -20,7 +20,8 @@ from labelsieve.features.rows import Rows
 from labelsieve.features.shown import image_views, row_views
 from labelsieve.features.tag_heads import CleanerShape, LabelCleaner
 from labelsieve.features.weights import drawn_from
-from labelsieve.logs import EpochLog
+from labelsieve.loop.logs import EpochLog
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.veit.objectives import joint as joint_module
 from labelsieve.methods.veit.objectives.biases import Biases
 from labelsieve.methods.veit.objectives.gated import Gated, sharpened
@@ -31,7 +32,6 @@ from labelsieve.methods.veit.relations import relations
 from labelsieve.methods.veit.stopping import average_precision
 from labelsieve.methods.veit.targets import overruled
 from labelsieve.methods.veit.training import VeitTraining, prepared_work, train_tagger
-from labelsieve.runtime import Runtime
 from made_colors import states, tiny_network
 from made_tags import recall, score, tagged
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from labelsieve.classified import Predictions
-    from labelsieve.clustering import cluster, cluster_recipe
-    from labelsieve.clusters import Clusters, Part
+    from labelsieve.auditing.audit import Audit, audit, recipe
+    from labelsieve.clustering.cluster import cluster, cluster_recipe
     from labelsieve.data.augment import (
         Contrastive,
         Normalization,
@@ -96,14 +95,17 @@ if TYPE_CHECKING:
     from labelsieve.methods.veit.thresholds import Keep, tag_thresholds
     from labelsieve.methods.veit.training import VeitTraining, train_tagger
     from labelsieve.methods.veit.verify import suggest
-    from labelsieve.model import Model
     from labelsieve.neighbors.duplicates import exact_duplicates, near_duplicates
     from labelsieve.neighbors.graph import spectral_embedding
     from labelsieve.neighbors.knn import nearest_neighbors
     from labelsieve.neighbors.optics import optics
-    from labelsieve.pipeline import Audit, audit, recipe
     from labelsieve.prediction import predict
     from labelsieve.records import Features, Findings, ImageSet, Neighbors, NoiseRate, Verdict
+    from labelsieve.records.clusters import Clusters, Part
+    from labelsieve.records.predictions import Predictions
+    from labelsieve.records.tag_findings import Tagged, TagVerdict
+    from labelsieve.records.tag_set import TagSet
+    from labelsieve.records.tagged_images import TaggedImages
     from labelsieve.report.classifier_scores import score_classifier
     from labelsieve.report.cluster_page import write_cluster_page
     from labelsieve.report.cluster_scores import hungarian, score_clusters
@@ -112,29 +114,27 @@ if TYPE_CHECKING:
     from labelsieve.report.retrieval_metrics import RetrievalScores, score_retrieval
     from labelsieve.report.tag_metrics import TagScores, score_tags
     from labelsieve.report.tag_reliability import false_positive_share
-    from labelsieve.representation import represent
     from labelsieve.retrieval.model import EmbeddingModel
-    from labelsieve.retrieval.retrieving import retrieve
+    from labelsieve.retrieval.retrieve import retrieve
     from labelsieve.retrieval.settings import Retrieve, retrieve_recipe
-    from labelsieve.tag_findings import Tagged, TagVerdict
-    from labelsieve.tag_set import TagSet
-    from labelsieve.tagged_images import TaggedImages
+    from labelsieve.stages.representation import represent
     from labelsieve.tagging.model import TagModel
     from labelsieve.tagging.settings import Tag, tagging_recipe
-    from labelsieve.tagging.tagging import tag
-    from labelsieve.training import train
-    from labelsieve.training_settings import Train, train_recipe
+    from labelsieve.tagging.tag import tag
+    from labelsieve.training.model import Model
+    from labelsieve.training.settings import Train, train_recipe
+    from labelsieve.training.train import train
 
 # Where each public name lives, once more: torch and scikit-learn cost seconds to import, so that a
 # module is imported when the first of its names is asked for.
 _HOMES = {
-    "pipeline": ("Audit", "audit", "recipe"),
-    "clustering": ("cluster", "cluster_recipe"),
-    "clusters": ("Clusters", "Part"),
-    "training": ("train",),
-    "training_settings": ("Train", "train_recipe"),
-    "model": ("Model",),
-    "classified": ("Predictions",),
+    "auditing.audit": ("Audit", "audit", "recipe"),
+    "clustering.cluster": ("cluster", "cluster_recipe"),
+    "records.clusters": ("Clusters", "Part"),
+    "training.train": ("train",),
+    "training.settings": ("Train", "train_recipe"),
+    "training.model": ("Model",),
+    "records.predictions": ("Predictions",),
     "data.augment": (
         "Contrastive", "Normalization", "Weak", "clean_view", "contrastive_view", "weak_view",
     ),
@@ -211,16 +211,16 @@ _HOMES = {
     "report.retrieval_metrics": ("RetrievalScores", "score_retrieval"),
     "report.tag_metrics": ("TagScores", "score_tags"),
     "report.tag_reliability": ("false_positive_share",),
-    "representation": ("represent",),
+    "stages.representation": ("represent",),
     "retrieval.model": ("EmbeddingModel",),
-    "retrieval.retrieving": ("retrieve",),
+    "retrieval.retrieve": ("retrieve",),
     "retrieval.settings": ("Retrieve", "retrieve_recipe"),
-    "tag_findings": ("TagVerdict", "Tagged"),
-    "tag_set": ("TagSet",),
-    "tagged_images": ("TaggedImages",),
+    "records.tag_findings": ("TagVerdict", "Tagged"),
+    "records.tag_set": ("TagSet",),
+    "records.tagged_images": ("TaggedImages",),
     "tagging.model": ("TagModel",),
     "tagging.settings": ("Tag", "tagging_recipe"),
-    "tagging.tagging": ("tag",),
+    "tagging.tag": ("tag",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from labelsieve.clusters import Clusters
 from labelsieve.data.join import joined
 from labelsieve.data.read import read
 from labelsieve.errors import ConfigError, DataError, RunError, did_you_mean
 from labelsieve.records import Findings, ImageSet, Verdict
+from labelsieve.records.clusters import Clusters
 from labelsieve.report.export import export_csv, export_links
 from labelsieve.run import read_run
 

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from labelsieve.clustering import (
+from labelsieve.auditing.audit import Audit, Audited, audit_into, recipe
+from labelsieve.clustering.cluster import (
     cluster_recipe,
     read_clustered,
     read_images,
     write_clustered_page,
 )
-from labelsieve.clusters import Clusters
 from labelsieve.config import from_dict, to_dict
 from labelsieve.data.corrupt import corrupt
 from labelsieve.data.decode import decode_images
@@ -30,10 +30,9 @@ from labelsieve.features.dictionary import Dictionary
 from labelsieve.features.extract import dictionary_features
 from labelsieve.features.load import load_features
 from labelsieve.features.pretrain import Pretrain
-from labelsieve.inputs import Inputs, Progress, recorded
 from labelsieve.methods.scan.recipes import Cluster
-from labelsieve.pipeline import Audit, Audited, audit_into, recipe
 from labelsieve.records import Features, Findings, ImageSet
+from labelsieve.records.clusters import Clusters
 from labelsieve.report.classifier_evaluation import ClassifierEvaluation, classifier_evaluation
 from labelsieve.report.cluster_evaluation import ClusterEvaluation, evaluation
 from labelsieve.report.metrics import Scores, score
@@ -42,15 +41,16 @@ from labelsieve.report.retrieval_evaluation import RetrievalEvaluation, retrieva
 from labelsieve.report.retrieval_metrics import RetrievalScores
 from labelsieve.report.tag_evaluation import TagEvaluation, tag_evaluation
 from labelsieve.report.tag_metrics import TagScores
-from labelsieve.representation import feature_maker
-from labelsieve.retrieval.retrieving import read_retrieved, write_retrieved_page
-from labelsieve.retrieval.retrieving import sets_of as retrieval_sets
+from labelsieve.retrieval.retrieve import read_retrieved, write_retrieved_page
+from labelsieve.retrieval.retrieve import sets_of as retrieval_sets
 from labelsieve.retrieval.settings import Retrieve, retrieve_recipe
 from labelsieve.run import Run, read_run
+from labelsieve.stages.inputs import Inputs, Progress, recorded
+from labelsieve.stages.representation import feature_maker
 from labelsieve.tagging.settings import Tag, Wanted, tagging_recipe
 from labelsieve.tagging.written import read_cleaned, read_scores, write_cleaned_page
-from labelsieve.training import Taught, read_taught, sets_of, write_taught_page
-from labelsieve.training_settings import Train, train_recipe
+from labelsieve.training.settings import Train, train_recipe
+from labelsieve.training.train import Taught, read_taught, sets_of, write_taught_page
 
 
 def run_demo(out: Path, *, seed: int, resume: bool, overwrite: bool, progress: Progress) -> Audited:

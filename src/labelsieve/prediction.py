@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import nn
-
-from labelsieve.classified import Predictions
-from labelsieve.classifying import classify
-from labelsieve.cluster_answers import clusters_of_set, network_probabilities
-from labelsieve.clusters import Clusters, Part
-from labelsieve.data.augment import Normalization
-from labelsieve.data.read import read
+from labelsieve.clustering.predict import clusters_of, predict_clusters
 from labelsieve.errors import ConfigError, RunError
 from labelsieve.exports import read_names
-from labelsieve.features.heads import ClusterHeads
-from labelsieve.features.saved import load_network
-from labelsieve.inputs import Progress, check_device, silent
-from labelsieve.makers import GLANCE, check_width, readable_pixels, rows_of_new
-from labelsieve.methods.scan.heads import row_probabilities
 from labelsieve.records import Features, ImageSet
-from labelsieve.retrieval.kept import embedded
-from labelsieve.run import Run, read_run
-from labelsieve.stages import SMALL, image_source
-from labelsieve.tagged_images import TaggedImages
-from labelsieve.tagging.kept import tag_images
-from labelsieve.trained import in_training_format
+from labelsieve.records.clusters import Clusters
+from labelsieve.records.predictions import Predictions
+from labelsieve.records.tagged_images import TaggedImages
+from labelsieve.retrieval.kept import embed_images
+from labelsieve.run import read_run
+from labelsieve.stages.inputs import Progress
+from labelsieve.tagging.kept import tags_of_images
+from labelsieve.training.classifying import predict_classes
 
 SUFFIXES = (".csv", ".parquet")
 _NAMED = {  # runs whose predictions nobody needs to name
@@ -76,7 +60,7 @@ def run_predict(
     _check_out(out, job, overwrite=overwrite)
     if job in _NAMED and names is not None:
         raise ConfigError(f"--names {names}: {_NAMED[job].format(folder=folder)}. Leave it out.")
-    given = None if names is None else read_names(names, len(_made(folder).names))
+    given = None if names is None else read_names(names, len(clusters_of(folder).names))
     found = predict(folder, source, features=features, device=device, progress=progress)
     if isinstance(found, Features):
         found.save(out)
@@ -134,162 +118,3 @@ def predict(
     }  # fmt: skip
     by = ways.get(read_run(Path(folder))["job"], predict_clusters)
     return by(folder, images, features=features, device=device, progress=progress)
-
-
-def predict_classes(
-    folder: str | Path,
-    images: ImageSet | str | Path,
-    *,
-    features: str | Features | None = None,
-    device: str = "cpu",
-    progress: Progress | None = None,
-) -> Predictions:
-    """As `predict`, by a run of `labelsieve train`; `features` may be in memory."""
-    check_device(device)
-    if not isinstance(images, ImageSet):
-        images = read(images)
-    with scratch() as run:
-        said = classify(
-            Path(folder), images, features=features, device=device, run=run,
-            progress=progress or silent,
-        )  # fmt: skip
-    return Predictions.of_probabilities(images.ids, said.rows, said.probabilities, said.class_names)
-
-
-def predict_clusters(
-    folder: str | Path,
-    images: ImageSet | str | Path,
-    *,
-    features: str | None = None,
-    device: str = "cpu",
-    progress: Progress | None = None,
-) -> Clusters:
-    """As `predict`, by a run of `labelsieve cluster`."""
-    folder, progress = Path(folder), progress or silent
-    made = _made(folder)
-    check_device(device)
-    module, about = load_network(folder)
-    if not isinstance(images, ImageSet):
-        images = read(images)
-    with scratch() as run:
-        if about["kind"] == "network":
-            rows, said = _by_network(module, about, images, features, device, run, progress)
-        else:
-            rows, said = _by_features(
-                folder, module, about, images, features, device, run, progress
-            )
-    found = Clusters.of_probabilities(
-        [images.ids[row] for row in rows], said, Part.NEW, names=made.names
-    )
-    return clusters_of_set(images, rows, found, Part.NEW)
-
-
-def embed_images(
-    folder: str | Path,
-    images: ImageSet | str | Path,
-    *,
-    features: str | Features | None = None,
-    device: str = "cpu",
-    progress: Progress | None = None,
-) -> Features:
-    """One row for each image that can be read, by a run of `labelsieve retrieve`."""
-    check_device(device)
-    if not isinstance(images, ImageSet):
-        images = read(images)
-    with scratch() as run:
-        return embedded(
-            Path(folder), images, features=features, device=device, run=run,
-            progress=progress or silent,
-        )  # fmt: skip
-
-
-def tags_of_images(
-    folder: str | Path,
-    images: ImageSet | str | Path,
-    *,
-    features: str | Features | None = None,
-    device: str = "cpu",
-    progress: Progress | None = None,
-) -> TaggedImages:
-    """Which tags each image has, by a run of `labelsieve tag`."""
-    check_device(device)
-    if not isinstance(images, ImageSet):
-        images = read(images)
-    with scratch() as run:
-        said = tag_images(
-            Path(folder), images, features=features, device=device, run=run,
-            progress=progress or silent,
-        )  # fmt: skip
-    return TaggedImages(images.ids, said.tag_names, said.rows, said.probabilities)
-
-
-@contextmanager
-def scratch() -> Iterator[Run]:
-    """A folder like a run's, for what is on the way."""
-    with (
-        tempfile.TemporaryDirectory(prefix="labelsieve-") as folder,
-        Run.open(Path(folder), "predict", {}) as run,
-    ):
-        yield run
-
-
-def _made(folder: Path) -> Clusters:
-    """The clusters of a run."""
-    job = read_run(folder)["job"]
-    if job != "cluster":
-        raise RunError(
-            f"{folder}: made by `labelsieve {job}`, which leaves no model that predicts; expected "
-            "a run of `labelsieve cluster`, `labelsieve train` or `labelsieve retrieve`."
-        )
-    return Clusters.load(folder / "clusters.parquet")
-
-
-def _by_features(
-    folder: Path,
-    module: nn.Module,
-    about: Mapping[str, Any],
-    images: ImageSet,
-    features: str | None,
-    device: str,
-    run: Run,
-    progress: Progress,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Which rows can be read, and the probabilities of each, by heads on features."""
-    assert isinstance(module, ClusterHeads)  # noqa: S101 -- what the kind says
-    found = rows_of_new(
-        folder, about["features"], images, features, device=device, run=run, progress=progress
-    )
-    check_width(found, module.settings.n_features, folder)
-    place = {name: row for row, name in enumerate(images.ids)}
-    rows = np.array([place[name] for name in found.ids], np.int64)
-    return rows, row_probabilities(module, found.values)
-
-
-def _by_network(
-    module: nn.Module,
-    about: Mapping[str, Any],
-    images: ImageSet,
-    features: str | None,
-    device: str,
-    run: Run,
-    progress: Progress,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Which rows can be read, and the probabilities of each, by a network and heads on it."""
-    if features is not None:
-        raise ConfigError(
-            f"--features {features}: this run's network looks at images itself. Leave it out."
-        )
-    assert isinstance(module, nn.ModuleDict)  # noqa: S101 -- what the kind says
-    backbone, heads = in_training_format(module["backbone"]), module["heads"]
-    assert isinstance(heads, ClusterHeads)  # noqa: S101 -- what the kind says
-    size, view_size = int(about["image_size"]), int(about["view_size"])
-    # large ones are decoded again as the network takes them: 200 GB a million at 256 pixels
-    pixels = readable_pixels(images, size if size <= SMALL else GLANCE, run.checkpoint, progress)
-    rows = np.flatnonzero(pixels.usable)
-    source = image_source(images, pixels, size, run.checkpoint, progress)
-    mean, deviation = (tuple(about["normalization"][name]) for name in ("mean", "deviation"))
-    said = network_probabilities(
-        backbone, heads, source, rows, Normalization(mean, deviation), view_size,
-        device=device, progress=partial(progress, "predict"),
-    )  # fmt: skip
-    return rows, said

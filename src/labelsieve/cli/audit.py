@@ -24,7 +24,7 @@ from labelsieve.cli.options import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from labelsieve.pipeline import Audited
+    from labelsieve.auditing.audit import Audited
 
 
 @click.command(cls=Command)
@@ -59,8 +59,8 @@ def audit(
     Example:
         labelsieve audit photos/ --out run/
     """
-    from labelsieve.estimate import estimate
-    from labelsieve.pipeline import run_audit
+    from labelsieve.auditing.audit import run_audit
+    from labelsieve.auditing.estimate import estimate
 
     if method is not None:
         chosen["recipe"] = _recipe_of(method, chosen["recipe"])

@@ -21,7 +21,7 @@ from labelsieve.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from labelsieve.clustering import Clustered
+    from labelsieve.clustering.cluster import Clustered
 
 
 class NumberOfClasses(click.ParamType):  # type: ignore[type-arg]  # not generic in click 8.1
@@ -75,8 +75,8 @@ def cluster(
         labelsieve cluster photos/ --classes 10 --out run/
         labelsieve cluster photos/ --classes auto --features dino.npy --out run/
     """
-    from labelsieve.clustering import cluster_recipe, run_cluster
-    from labelsieve.inputs import Inputs
+    from labelsieve.clustering.cluster import cluster_recipe, run_cluster
+    from labelsieve.stages.inputs import Inputs
 
     settings = changed(cluster_recipe(chosen["recipe"], chosen["pretrain"]), chosen)
     with progress() as tell:
@@ -106,12 +106,12 @@ def predict(run: Path, images: str, out: Path, as_json: bool, **chosen: Any) -> 
     Example:
         labelsieve predict run/ new-photos/ --out new.csv
     """
-    from labelsieve.classified import Predictions
     from labelsieve.prediction import run_predict
     from labelsieve.records import Features
+    from labelsieve.records.predictions import Predictions
+    from labelsieve.records.tagged_images import TaggedImages
     from labelsieve.report.classifier_terminal import terminal_predictions
     from labelsieve.report.cluster_terminal import terminal_clusters
-    from labelsieve.tagged_images import TaggedImages
 
     with progress() as tell:
         found = run_predict(run, images, out, progress=tell, **chosen)
@@ -183,7 +183,7 @@ def export(
 
 def export_model(run: Path, out: Path, as_json: bool) -> None:
     """Write a classifier as ONNX."""
-    from labelsieve.onnx_export import export_onnx
+    from labelsieve.training.onnx_export import export_onnx
 
     done = export_onnx(run, out)
     if as_json:

@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from labelsieve.inputs import Progress
+    from labelsieve.stages.inputs import Progress
 
 PATIENCE = 60  # seconds between two lines of progress where stderr is no terminal
 

@@ -19,7 +19,7 @@ from labelsieve.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from labelsieve.representation import Made
+    from labelsieve.stages.representation import Made
 
 
 @click.command(cls=Command)
@@ -39,7 +39,7 @@ def features(images: str, out: Path, resume: bool, overwrite: bool, **chosen: An
         labelsieve features photos/ --pretrain cpu --out photos.npy
         labelsieve audit photos/ --features photos.npy --out run/
     """
-    from labelsieve.representation import run_features
+    from labelsieve.stages.representation import run_features
 
     inputs, settings = chosen_inputs(images, chosen)
     with progress() as tell:

@@ -13,8 +13,8 @@ from labelsieve.cli.early import refuse_slips
 from labelsieve.errors import LabelsieveError, did_you_mean
 
 if TYPE_CHECKING:
-    from labelsieve.inputs import Inputs
-    from labelsieve.pipeline import Audit
+    from labelsieve.auditing.audit import Audit
+    from labelsieve.stages.inputs import Inputs
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S")  # settings
@@ -95,8 +95,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON t
 
 def chosen_inputs(source: str, chosen: dict[str, Any]) -> tuple[Inputs, Audit]:
     """What the options of an audit say."""
-    from labelsieve.inputs import Inputs
-    from labelsieve.pipeline import recipe
+    from labelsieve.auditing.audit import recipe
+    from labelsieve.stages.inputs import Inputs
 
     settings = changed(recipe(chosen["recipe"], chosen["pretrain"]), chosen)
     return Inputs(source=source, **chosen), settings

@@ -20,7 +20,7 @@ from labelsieve.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from labelsieve.retrieval.retrieving import Retrieved
+    from labelsieve.retrieval.retrieve import Retrieved
 
 
 class Rate(click.ParamType):  # type: ignore[type-arg]  # not generic in click 8.1
@@ -83,9 +83,9 @@ def retrieve(
         labelsieve retrieve photos/ --recipe two-stage --model small --out model/
         labelsieve predict model/ new-photos/ --out new.npy
     """
-    from labelsieve.inputs import Inputs
-    from labelsieve.retrieval.retrieving import run_retrieve
+    from labelsieve.retrieval.retrieve import run_retrieve
     from labelsieve.retrieval.settings import retrieve_recipe
+    from labelsieve.stages.inputs import Inputs
 
     settings = changed(
         retrieve_recipe(chosen["recipe"], chosen["model"], chosen["pretrain"]), chosen

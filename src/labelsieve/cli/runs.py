@@ -59,7 +59,7 @@ def rerun(run: Path, out: Path, resume: bool, overwrite: bool, as_json: bool) ->
 
 def _features_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
     from labelsieve.jobs import features_of
-    from labelsieve.representation import run_features
+    from labelsieve.stages.representation import run_features
 
     source, dictionary, pretraining = features_of(run)
     with progress() as tell:
@@ -68,7 +68,7 @@ def _features_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
 
 
 def _clusters_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
-    from labelsieve.clustering import run_cluster
+    from labelsieve.clustering.cluster import run_cluster
     from labelsieve.jobs import clustering_of
 
     inputs, settings, n_clusters = clustering_of(run)
@@ -79,8 +79,8 @@ def _clusters_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
 
 def _training_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
     from labelsieve.jobs import training_of
-    from labelsieve.training import run_train
-    from labelsieve.training_evidence import repeated
+    from labelsieve.training.evidence import repeated
+    from labelsieve.training.train import run_train
 
     inputs, settings = training_of(run)
     with progress() as tell:
@@ -90,7 +90,7 @@ def _training_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
 
 def _retrieval_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
     from labelsieve.jobs import retrieval_of
-    from labelsieve.retrieval.retrieving import run_retrieve
+    from labelsieve.retrieval.retrieve import run_retrieve
 
     inputs, settings = retrieval_of(run)
     with progress() as tell:
@@ -100,7 +100,7 @@ def _retrieval_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
 
 def _tags_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
     from labelsieve.jobs import cleaning_of
-    from labelsieve.tagging.tagging import run_tag
+    from labelsieve.tagging.tag import run_tag
 
     inputs, settings, wanted = cleaning_of(run)
     with progress() as tell:
@@ -109,8 +109,8 @@ def _tags_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
 
 
 def _audit_again(run: Path, out: Path, as_json: bool, **how: bool) -> None:
+    from labelsieve.auditing.audit import run_audit
     from labelsieve.jobs import inputs_of
-    from labelsieve.pipeline import run_audit
 
     inputs, settings = inputs_of(run)
     with progress() as tell:

@@ -82,9 +82,9 @@ def tag(  # noqa: PLR0913 -- one argument an option
         labelsieve tag photos.csv --verified checked.csv --suggest-verify 300 --out run/
         labelsieve tag photos.csv --verified run/to_verify.csv --out run/ --resume
     """
-    from labelsieve.inputs import Inputs
+    from labelsieve.stages.inputs import Inputs
     from labelsieve.tagging.settings import Wanted, tagging_recipe
-    from labelsieve.tagging.tagging import run_tag
+    from labelsieve.tagging.tag import run_tag
 
     settings = changed(tagging_recipe(chosen["recipe"], chosen["pretrain"]), chosen)
     if target_precision is not None:

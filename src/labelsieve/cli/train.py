@@ -21,7 +21,7 @@ from labelsieve.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from labelsieve.training import Taught
+    from labelsieve.training.train import Taught
 
 
 @click.command(cls=Command)
@@ -63,9 +63,9 @@ def train(
         labelsieve train run/ --model cpu --out model/
         labelsieve predict model/ new-photos/ --out new.csv
     """
-    from labelsieve.training import run_train
-    from labelsieve.training_checks import check_audit_settings, training_inputs
-    from labelsieve.training_settings import train_recipe
+    from labelsieve.training.checks import check_audit_settings, training_inputs
+    from labelsieve.training.settings import train_recipe
+    from labelsieve.training.train import run_train
 
     pretraining = chosen["pretrain"]
     named = {change.partition("=")[0] for change in chosen["changes"]}

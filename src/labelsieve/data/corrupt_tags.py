@@ -18,7 +18,7 @@ from labelsieve.data.tag_noise import from_model as model_errors
 from labelsieve.data.tags.read import read_tags
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.files import write_csv
-from labelsieve.tag_set import TagSet, values_at
+from labelsieve.records.tag_set import TagSet, values_at
 
 _TAG_SCHEMA = pa.schema(
     [("path", pa.string()), ("labels", pa.list_(pa.string())), ("truth", pa.list_(pa.string()))]

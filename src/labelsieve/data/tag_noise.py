@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array
 
 from labelsieve.errors import ConfigError, DataError, did_you_mean
-from labelsieve.tag_set import compact
+from labelsieve.records.tag_set import compact
 
 Scores = NDArray[np.floating] | Callable[[int], NDArray[np.floating]]  # (N, C), or (N,) of a tag
 

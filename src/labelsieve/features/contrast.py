@@ -25,7 +25,7 @@ from labelsieve.data.mixing import mixing
 from labelsieve.features.bank import MemoryBank
 from labelsieve.features.momentum import MomentumEncoder, average_statistics, exchange, restore
 from labelsieve.features.objectives import info_nce_queue, n_pairs_mixed, nt_xent
-from labelsieve.runtime import Runtime
+from labelsieve.loop.runtime import Runtime
 
 Step = Callable[[Batch], Mapping[str, Tensor]]
 View = Callable[[Tensor, Tensor, int, int], Tensor]  # of images, rows, epoch: their view v

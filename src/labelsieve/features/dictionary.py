@@ -31,7 +31,7 @@ from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.closed_form import Moments, invariant_directions, principal_directions
 from labelsieve.features.patches import PatchCoder, Patches, learn_patches
 from labelsieve.files import atomic
-from labelsieve.runtime import fastest_precision
+from labelsieve.loop.runtime import fastest_precision
 
 Progress = Callable[[int, int], None]  # done, in all
 

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from labelsieve.data.augment import Normalization, clean_view
 from labelsieve.data.batches import Batches, Source
 from labelsieve.data.samplers import in_order, shuffled
-from labelsieve.runtime import Runtime
+from labelsieve.loop.runtime import Runtime
 
 
 @torch.no_grad()

@@ -38,8 +38,8 @@ from labelsieve.features.extract import learned_from, transformed
 from labelsieve.features.resnets import mean_over_places
 from labelsieve.features.weights import digest
 from labelsieve.files import atomic
+from labelsieve.loop.runtime import Runtime, fastest_precision
 from labelsieve.records import Features, ImageSet
-from labelsieve.runtime import Runtime, fastest_precision
 
 Progress = Callable[[int, int], None]  # done, in all
 

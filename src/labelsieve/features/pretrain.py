@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from labelsieve.checkpoints import Kept
 from labelsieve.data.augment import CIFAR10, CIFAR100, IMAGENET, Contrastive, Normalization
 from labelsieve.data.batches import Batches, Source
 from labelsieve.data.samplers import shuffled
@@ -31,10 +30,11 @@ from labelsieve.features.heads import moco_head, simclr_head, small_head, sncf_h
 from labelsieve.features.joint import Joint
 from labelsieve.features.momentum import MomentumEncoder, group_batch_norms
 from labelsieve.features.weights import drawn_from
-from labelsieve.logs import EpochLog
-from labelsieve.loop import Training, train
-from labelsieve.optimizers import make_optimizers
-from labelsieve.runtime import Runtime, bare
+from labelsieve.loop.checkpoints import Kept
+from labelsieve.loop.logs import EpochLog
+from labelsieve.loop.optimizers import make_optimizers
+from labelsieve.loop.runtime import Runtime, bare
+from labelsieve.loop.train import Training, train
 
 Progress = Callable[[int, int], None]  # batches done, batches in all
 Monitor = Callable[[Encoder], Mapping[str, float]]  # scores of an encoder in evaluation mode

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from labelsieve.data.augment import Contrastive
 from labelsieve.errors import ConfigError, did_you_mean
 from labelsieve.features.pretrain import Pretrain
-from labelsieve.loop import LearningRate, Training
-from labelsieve.optimizers import Optimizer
+from labelsieve.loop.optimizers import Optimizer
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.train import Training
 
 
 def cifar_simclr() -> Pretrain:

@@ -24,11 +24,12 @@ from labelsieve.data.samplers import anchor_neighbor
 from labelsieve.errors import ConfigError
 from labelsieve.features.contrast import Encoder, Step, View, random_views
 from labelsieve.features.objectives import nt_xent
-from labelsieve.logs import EpochLog
-from labelsieve.loop import LearningRate, Training, train
-from labelsieve.optimizers import Optimizer, make_optimizers
+from labelsieve.loop.logs import EpochLog
+from labelsieve.loop.optimizers import Optimizer, make_optimizers
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.runtime import Runtime, bare
+from labelsieve.loop.train import Training, train
 from labelsieve.records import Neighbors
-from labelsieve.runtime import Runtime, bare
 
 Progress = Callable[[int, int], None]  # batches done, batches in all
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from labelsieve.choices import in_common
-from labelsieve.classified import Predictions
 from labelsieve.errors import DataError
+from labelsieve.records.choices import in_common
+from labelsieve.records.predictions import Predictions
 from labelsieve.report.classifier_scores import MEASURES, ClassifierScores, Interval, wilson
 from labelsieve.report.spread import Spread, spread_of
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from labelsieve.classified import Predictions
 from labelsieve.records import Findings, ImageSet, Verdict
+from labelsieve.records.predictions import Predictions
 from labelsieve.report.classifier_scores import class_numbers
 from labelsieve.report.galleries import Picture, in_turn, picture
 from labelsieve.report.table import decided

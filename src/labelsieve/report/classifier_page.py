@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labelsieve.classified import Predictions
 from labelsieve.errors import DataError
 from labelsieve.files import atomic
 from labelsieve.records import Findings, ImageSet, NoiseRate, Verdict
+from labelsieve.records.predictions import Predictions
 from labelsieve.report import curves
 from labelsieve.report.classifier_curves import training_charts
 from labelsieve.report.classifier_galleries import (

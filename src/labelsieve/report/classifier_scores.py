@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from labelsieve.choices import most_probable
 from labelsieve.errors import DataError
+from labelsieve.records.choices import most_probable
 from labelsieve.report.metrics import Bin, Calibration, calibration
 
 N_TOP = 5

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from labelsieve.classified import Predictions
 from labelsieve.records import Findings, Verdict
+from labelsieve.records.predictions import Predictions
 from labelsieve.report.classifier_evaluation import ClassifierEvaluation
 from labelsieve.report.classifier_scores import ClassifierScores, ClassScore, Interval
 from labelsieve.report.table import label_agreement, percent, verdict_changes

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from labelsieve.clusters import Clusters
+from labelsieve.records.clusters import Clusters
 from labelsieve.report.cluster_scores import ClusterScores, over_seeds, score_parts, seed_agreement
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from labelsieve.clusters import Clusters
+from labelsieve.records.clusters import Clusters
 from labelsieve.report.cluster_scores import ClusterScores
 from labelsieve.report.galleries import in_turn
 from labelsieve.report.template import middle

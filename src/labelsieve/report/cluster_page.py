@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelsieve.clusters import Clusters, Part
 from labelsieve.errors import DataError
 from labelsieve.files import atomic
 from labelsieve.records import ImageSet
+from labelsieve.records.clusters import Clusters, Part
 from labelsieve.report import curves
 from labelsieve.report.cluster_galleries import (
     CONFIDENT,

@@ -24,10 +24,10 @@ from sklearn.metrics import (
     normalized_mutual_info_score,
 )
 
-from labelsieve.choices import in_common
-from labelsieve.clusters import Clusters, Part
 from labelsieve.data.labels import sort_names
 from labelsieve.errors import DataError
+from labelsieve.records.choices import in_common
+from labelsieve.records.clusters import Clusters, Part
 
 MEASURES = (
     "accuracy", "top5", "nmi", "ari", "ami", "majority_accuracy", "majority_train_accuracy",

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from labelsieve.clusters import Clusters, Part
+from labelsieve.records.clusters import Clusters, Part
 from labelsieve.report.cluster_evaluation import ClusterEvaluation
 from labelsieve.report.cluster_scores import ClusterScores
 from labelsieve.report.table import percent

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from labelsieve.records.tag_findings import BATCH, Tagged, TagVerdict
 from labelsieve.report.galleries import Picture
 from labelsieve.report.template import middle
-from labelsieve.tag_findings import BATCH, Tagged, TagVerdict
 
 N_TAGS = 16  # with a gallery of their own
 N_IN_STRIP = 10  # pictures of one verdict

@@ -14,6 +14,8 @@ import numpy as np
 
 from labelsieve.errors import DataError
 from labelsieve.files import atomic
+from labelsieve.records.tag_findings import BATCH, Tagged
+from labelsieve.records.tag_set import TagSet
 from labelsieve.report import curves
 from labelsieve.report.classifier_scores import History
 from labelsieve.report.metrics import Calibration
@@ -36,8 +38,6 @@ from labelsieve.report.tag_rows import (
 )
 from labelsieve.report.template import render
 from labelsieve.report.thumbnails import Thumbnails, make_thumbnails
-from labelsieve.tag_findings import BATCH, Tagged
-from labelsieve.tag_set import TagSet
 
 N_ROWS = 40  # tags in the table
 N_NEVER = 60  # tags named that nobody verified

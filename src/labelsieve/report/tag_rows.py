@@ -13,11 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from labelsieve.errors import DataError
+from labelsieve.records.tag_findings import BATCH, Tagged, TagVerdict
 from labelsieve.report.classifier_scores import Interval, wilson
 from labelsieve.report.tag_evaluation import BASELINE, CLEANER
 from labelsieve.report.tag_metrics import TagScores
 from labelsieve.report.tag_reliability import FalsePositives
-from labelsieve.tag_findings import BATCH, Tagged, TagVerdict
 
 METHODS = {  # what a method is called; others are called as they are
     "noisy": "tags as given",

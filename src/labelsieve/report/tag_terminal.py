@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from labelsieve.records.tag_findings import Tagged, TagVerdict
 from labelsieve.report.spread import Spread
 from labelsieve.report.table import percent
 from labelsieve.report.tag_evaluation import BASELINE, Gain, TagEvaluation
@@ -33,7 +34,6 @@ from labelsieve.report.terminal_tables import (
     warning_lines,
     within,
 )
-from labelsieve.tag_findings import Tagged, TagVerdict
 
 N_WORST = 5
 N_NEVER = 8  # names

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from labelsieve.assemble import assemble, with_contradictions
-from labelsieve.classifying import Shown, readable_source
+from labelsieve.auditing.assemble import assemble, with_contradictions
 from labelsieve.data.batches import Source
 from labelsieve.data.decode import Pixels, confirmed_hashes, decode_images
 from labelsieve.data.held_out import Gallery
@@ -26,9 +25,8 @@ from labelsieve.features.rows import Rows
 from labelsieve.features.shown import Views, image_views, row_views
 from labelsieve.features.timm_nets import trainable
 from labelsieve.features.weights import drawn_from
-from labelsieve.inputs import Inputs, Progress
-from labelsieve.logs import EpochLog
-from labelsieve.makers import check_width, keep_maker, rows_of_new
+from labelsieve.loop.logs import EpochLog
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.prism.detect import detect_prism
 from labelsieve.methods.prism.embedding import Embeds, Test, TrainedEmbedding, train_embedding
 from labelsieve.methods.prism.recipes import Retriever
@@ -36,13 +34,21 @@ from labelsieve.methods.prism.two_stage import second_stage
 from labelsieve.neighbors.duplicates import exact_duplicates, near_duplicates
 from labelsieve.records import Features, Findings, ImageSet
 from labelsieve.report.retrieval_metrics import score_retrieval
-from labelsieve.representation import FeatureMaker
 from labelsieve.retrieval.kept import about_network, about_rows, embedded
 from labelsieve.retrieval.settings import Retrieve
 from labelsieve.run import Beside, Run
-from labelsieve.runtime import Runtime
-from labelsieve.stages import neighbors_of, rows_of
-from labelsieve.trained import PRETEXT, Trained, in_training_format, load_trained, of_backbone
+from labelsieve.stages.inputs import Inputs, Progress
+from labelsieve.stages.makers import check_width, keep_maker, rows_of_new
+from labelsieve.stages.new_images import Shown, readable_source
+from labelsieve.stages.representation import FeatureMaker
+from labelsieve.stages.sources import neighbors_of, rows_of
+from labelsieve.stages.trained import (
+    PRETEXT,
+    Trained,
+    in_training_format,
+    load_trained,
+    of_backbone,
+)
 
 TRAIN, SECOND = "train", "second"  # phases, as logged
 SECOND_VIEWS = 1000  # added to the seed: what is shown in the second training is drawn anew

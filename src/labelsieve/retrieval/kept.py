@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from labelsieve.classifying import Shown, readable_source
-from labelsieve.data.augment import Normalization
 from labelsieve.data.sources import of_rows
 from labelsieve.errors import ConfigError
 from labelsieve.features.heads import ProjectionHead
@@ -19,14 +17,15 @@ from labelsieve.features.inference import middle_of
 from labelsieve.features.rows import Rows
 from labelsieve.features.saved import load_network, save_network
 from labelsieve.features.weights import digest
-from labelsieve.inputs import Progress
-from labelsieve.makers import check_width, rows_of_new
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.prism.embedder import Embedder
 from labelsieve.methods.prism.embedding import embed
 from labelsieve.records import Features, ImageSet
 from labelsieve.run import Run
-from labelsieve.runtime import Runtime
-from labelsieve.trained import in_training_format
+from labelsieve.stages.inputs import Progress, silent
+from labelsieve.stages.makers import check_width, rows_of_new
+from labelsieve.stages.new_images import Shown, check_no_features, new_images, readable_source
+from labelsieve.stages.trained import in_training_format
 
 NETWORK, ROWS = "embedder", "row-embedder"  # kinds of models, in model.json
 
@@ -45,18 +44,28 @@ def keep_embedder(folder: Path, embedder: Embedder, about: Mapping[str, Any]) ->
 
 def about_network(shown: Shown) -> dict[str, Any]:
     """What model.json says of an embedder of images: `--network` takes it, too."""
-    return {
-        "kind": NETWORK,
-        "image_size": shown.image_size,
-        "view_size": shown.view_size,
-        "normalization": shown.normalization._asdict(),
-        "rows": "head",
-    }
+    return {"kind": NETWORK, **shown.to_dict(), "rows": "head"}
 
 
 def about_rows(maker: Mapping[str, Any]) -> dict[str, Any]:
     """What model.json says of an embedder of features, and of what makes those of new images."""
     return {"kind": ROWS, "features": dict(maker)}
+
+
+def embed_images(
+    folder: str | Path,
+    images: ImageSet | str | Path,
+    *,
+    features: str | Features | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Features:
+    """One row for each image that can be read, by a run of `labelsieve retrieve`."""
+    with new_images(images, device) as (images, run):
+        return embedded(
+            Path(folder), images, features=features, device=device, run=run,
+            progress=progress or silent,
+        )  # fmt: skip
 
 
 def embedded(
@@ -100,15 +109,8 @@ def embedded(
         source, rows = of_rows(found.values), np.arange(len(found))
         values = embed(embedder, source, rows, lambda given: given, runtime, tell)
         return Features(found.ids, values, name)
-    if features is not None:
-        raise ConfigError(
-            f"--features {features!s}: this run's network looks at images itself. Leave it out."
-        )
-    shown = Shown(
-        int(about["image_size"]),
-        int(about["view_size"]),
-        Normalization(*(tuple(about["normalization"][part]) for part in Normalization._fields)),
-    )
+    check_no_features(features)
+    shown = Shown.of(about)
     pixels, source = readable_source(images, shown.image_size, run.checkpoint, progress)
     rows = np.flatnonzero(pixels.usable)
     clean = middle_of(shown.view_size, shown.normalization)

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelsieve.errors import RunError
-from labelsieve.inputs import Progress
 from labelsieve.neighbors.knn import nearest_neighbors, search
-from labelsieve.prediction import embed_images
 from labelsieve.records import Features, Findings, ImageSet
 from labelsieve.report.retrieval_metrics import RetrievalScores
+from labelsieve.retrieval.kept import embed_images
 from labelsieve.run import copy_run, read_run
+from labelsieve.stages.inputs import Progress
 
 
 class EmbeddingModel:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import nn
 
-from labelsieve.classifying import Shown, readable_source
 from labelsieve.data.augment import Weak
 from labelsieve.data.batches import Source
 from labelsieve.data.decode import decode_images
@@ -22,20 +21,21 @@ from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.load import load_features
 from labelsieve.features.rows import Rows
 from labelsieve.features.shown import Views, image_views, row_views
-from labelsieve.inputs import Inputs, Progress
-from labelsieve.logs import EpochLog
-from labelsieve.makers import keep_maker
+from labelsieve.loop.logs import EpochLog
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.veit.trained_tagger import TrainedTagger
 from labelsieve.methods.veit.training import VeitTraining, train_tagger
 from labelsieve.records import Features, ImageSet, Places
-from labelsieve.representation import FeatureMaker, feature_maker
+from labelsieve.records.tag_set import TagSet
 from labelsieve.run import Run
-from labelsieve.runtime import Runtime
-from labelsieve.stages import rows_of
-from labelsieve.tag_set import TagSet
+from labelsieve.stages.inputs import Inputs, Progress
+from labelsieve.stages.makers import keep_maker
+from labelsieve.stages.new_images import Shown, readable_source
+from labelsieve.stages.representation import FeatureMaker, feature_maker
+from labelsieve.stages.sources import rows_of
+from labelsieve.stages.trained import PRETEXT, Trained, load_trained
 from labelsieve.tagging.kept import about_network, about_rows
 from labelsieve.tagging.settings import Tag, Wanted
-from labelsieve.trained import PRETEXT, Trained, load_trained
 
 FEATURES = "features.npy"  # of a run
 _FEW = 20  # images that can be read, below which nothing is learned

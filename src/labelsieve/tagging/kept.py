@@ -12,23 +12,22 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 from torch import Tensor, nn
 
-from labelsieve.classifying import Shown, readable_source
-from labelsieve.data.augment import Normalization
 from labelsieve.data.sources import of_rows
 from labelsieve.errors import ConfigError
 from labelsieve.features.inference import middle_of
 from labelsieve.features.rows import Rows
 from labelsieve.features.saved import load_network, save_network
-from labelsieve.inputs import Progress
-from labelsieve.makers import check_width, rows_of_new
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.veit.asking import blocks
 from labelsieve.methods.veit.network import Tagger, TagNet
 from labelsieve.methods.veit.trained_tagger import TrainedTagger
 from labelsieve.records import Features, ImageSet
+from labelsieve.records.tagged_images import LEAST, N_LIKELY, TaggedImages
 from labelsieve.run import Run
-from labelsieve.runtime import Runtime
-from labelsieve.tagged_images import LEAST, N_LIKELY
-from labelsieve.trained import in_training_format
+from labelsieve.stages.inputs import Progress, silent
+from labelsieve.stages.makers import check_width, rows_of_new
+from labelsieve.stages.new_images import Shown, check_no_features, new_images, readable_source
+from labelsieve.stages.trained import in_training_format
 
 NETWORK, ROWS = "tagger", "row-tagger"  # kinds of models, in model.json
 
@@ -63,17 +62,29 @@ def keep_tagger(
 
 def about_network(shown: Shown) -> dict[str, Any]:
     """What model.json says of a tagger of images."""
-    return {
-        "kind": NETWORK,
-        "image_size": shown.image_size,
-        "view_size": shown.view_size,
-        "normalization": shown.normalization._asdict(),
-    }
+    return {"kind": NETWORK, **shown.to_dict()}
 
 
 def about_rows(maker: Mapping[str, Any]) -> dict[str, Any]:
     """What model.json says of a tagger of features, and of what makes those of new images."""
     return {"kind": ROWS, "features": dict(maker)}
+
+
+def tags_of_images(
+    folder: str | Path,
+    images: ImageSet | str | Path,
+    *,
+    features: str | Features | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> TaggedImages:
+    """Which tags each image has, by a run of `labelsieve tag`."""
+    with new_images(images, device) as (images, run):
+        said = tag_images(
+            Path(folder), images, features=features, device=device, run=run,
+            progress=progress or silent,
+        )  # fmt: skip
+    return TaggedImages(images.ids, said.tag_names, said.rows, said.probabilities)
 
 
 def tag_images(
@@ -119,16 +130,11 @@ def tag_images(
         source, at = of_rows(found.values), np.arange(len(rows))
         clean: Callable[[Tensor], Tensor] = _as_it_is
     else:
-        if features is not None:
-            raise ConfigError(
-                f"--features {features!s}: this run's network looks at images itself. Leave it out."
-            )
-        normalization = Normalization(
-            *(tuple(about["normalization"][part]) for part in Normalization._fields)
-        )
-        pixels, source = readable_source(images, int(about["image_size"]), run.checkpoint, progress)
+        check_no_features(features)
+        shown = Shown.of(about)
+        pixels, source = readable_source(images, shown.image_size, run.checkpoint, progress)
         rows = at = np.flatnonzero(pixels.usable)
-        clean = middle_of(int(about["view_size"]), normalization)
+        clean = middle_of(shown.view_size, shown.normalization)
     parts, done = list[csr_array](), 0
     for block, _, logits in blocks(net, source, at, clean, runtime):
         parts.append(likely_tags(logits.float().sigmoid()))

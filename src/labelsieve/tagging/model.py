@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from labelsieve.errors import RunError
-from labelsieve.inputs import Progress
-from labelsieve.prediction import tags_of_images
 from labelsieve.records import Features, ImageSet
+from labelsieve.records.tag_findings import Tagged
+from labelsieve.records.tag_set import TagSet
+from labelsieve.records.tagged_images import TaggedImages
 from labelsieve.report.tag_metrics import TagScores
 from labelsieve.run import copy_run, read_run
-from labelsieve.tag_findings import Tagged
-from labelsieve.tag_set import TagSet
-from labelsieve.tagged_images import TaggedImages
+from labelsieve.stages.inputs import Progress
+from labelsieve.tagging.kept import tags_of_images
 
 
 class TagModel:

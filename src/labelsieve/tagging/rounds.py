@@ -23,13 +23,13 @@ from scipy.sparse import csr_array
 
 from labelsieve.errors import DataError
 from labelsieve.files import atomic
-from labelsieve.makers import DICTIONARY
 from labelsieve.methods.veit.verify import Round, drawn, stopping_advice
+from labelsieve.records.tag_set import TagSet, compact, values_at
 from labelsieve.report.tag_page import QUESTIONS_FILE
 from labelsieve.run import REPLACED, flat
-from labelsieve.tag_set import TagSet, compact, values_at
+from labelsieve.stages.makers import DICTIONARY
+from labelsieve.stages.trained import PRETEXT
 from labelsieve.tagging.job import FEATURES, Job
-from labelsieve.trained import PRETEXT
 
 GIVEN = "given.parquet"  # the tags as given, with all that was verified
 COUNTED = "counted.parquet"  # verified pairs that estimate how much is wrong

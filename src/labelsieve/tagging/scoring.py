@@ -13,10 +13,10 @@ from labelsieve.methods.veit.objectives.plain import Noisy
 from labelsieve.methods.veit.recipes import tag_recipe
 from labelsieve.methods.veit.trained_tagger import TrainedTagger
 from labelsieve.methods.veit.training import VeitTraining
+from labelsieve.records.tag_findings import Tagged
+from labelsieve.records.tag_set import values_at
 from labelsieve.report.tag_evaluation import CLEANER
 from labelsieve.report.tag_metrics import TagScores, full_average_precision, score_tags
-from labelsieve.tag_findings import Tagged
-from labelsieve.tag_set import values_at
 from labelsieve.tagging.job import Job, Material, train_on
 
 NOISY, BIASES = "noisy", "biases"  # scored beside whatever is trained

@@ -10,8 +10,8 @@ from scipy.sparse import csr_array
 
 from labelsieve.data.tags.read import read_tags
 from labelsieve.errors import DataError
-from labelsieve.inputs import Inputs
-from labelsieve.tag_set import TagSet, compact
+from labelsieve.records.tag_set import TagSet, compact
+from labelsieve.stages.inputs import Inputs
 from labelsieve.tagging.rounds import GIVEN, Before, with_earlier_answers
 
 

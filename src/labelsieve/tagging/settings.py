@@ -13,7 +13,7 @@ from labelsieve.methods.veit.recipes import OBJECTIVES, tag_recipe
 from labelsieve.methods.veit.thresholds import Keep
 from labelsieve.methods.veit.training import VeitTraining
 from labelsieve.methods.veit.verify import Mode
-from labelsieve.tag_verdicts import REVIEW
+from labelsieve.records.tag_verdicts import REVIEW
 
 OWN = "own"  # stands for the name of a recipe where settings are those of none
 

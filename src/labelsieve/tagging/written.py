@@ -10,19 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labelsieve.clustering import history
 from labelsieve.data.tags.write import write_tags
 from labelsieve.files import write_csv, write_json
+from labelsieve.loop.logs import history
 from labelsieve.methods.veit.relations import Relation
 from labelsieve.methods.veit.verify import Suggestions, Why
+from labelsieve.records.tag_findings import Tagged, TagVerdict
+from labelsieve.records.tag_set import TagSet
 from labelsieve.report.metrics import Bin, Calibration
 from labelsieve.report.tag_galleries import Question
 from labelsieve.report.tag_metrics import TagScores
 from labelsieve.report.tag_page import QUESTIONS_FILE, ROWS_FILE, write_tag_page
 from labelsieve.report.tag_reliability import Reliability
 from labelsieve.report.tag_rows import TagRow, rows_to_arrow
-from labelsieve.tag_findings import Tagged, TagVerdict
-from labelsieve.tag_set import TagSet
 from labelsieve.tagging.job import Job
 from labelsieve.tagging.rounds import GIVEN, advice
 

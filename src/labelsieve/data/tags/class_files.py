@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from labelsieve.data.tags.batches import read_text
 from labelsieve.data.tags.gather import Listed, Raw, Rows
 from labelsieve.errors import DataError
-from labelsieve.tag_set import Form
+from labelsieve.records.tag_set import Form
 
 VOC = re.compile(r"(?P<tag>.+)_(?P<split>train|val|trainval|test)")
 NUS = re.compile(r"Labels_(?P<tag>.+?)(_(?P<split>Train|Test))?")

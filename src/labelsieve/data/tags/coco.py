@@ -11,7 +11,7 @@ import numpy as np
 from labelsieve.data.tags.batches import load_json
 from labelsieve.data.tags.gather import Raw
 from labelsieve.errors import DataError
-from labelsieve.tag_set import Form
+from labelsieve.records.tag_set import Form
 
 _PARTS = ("images", "annotations", "categories")
 

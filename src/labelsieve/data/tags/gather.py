@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from labelsieve.records import ImageSet
-from labelsieve.tag_set import Form, compact
+from labelsieve.records.tag_set import Form, compact
 
 Rows = NDArray[np.int32]
 

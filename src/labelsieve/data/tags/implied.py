@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from labelsieve.data.tags.gather import Pairs, matrix_of
 from labelsieve.data.tags.hygiene import fold, trim
 from labelsieve.errors import ConfigError, did_you_mean
-from labelsieve.tag_set import values_at
+from labelsieve.records.tag_set import values_at
 
 
 def read_implied(implies: Sequence[str], tags: Sequence[str]) -> dict[str, set[str]]:

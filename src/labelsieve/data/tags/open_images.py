@@ -13,7 +13,7 @@ from labelsieve.data.tags.gather import Raw
 from labelsieve.data.tags.hygiene import fold
 from labelsieve.data.tags.long import LongColumns, read_long
 from labelsieve.errors import DataError
-from labelsieve.tag_set import Form
+from labelsieve.records.tag_set import Form
 
 _COLUMNS = ("ImageID", "Source", "LabelName", "Confidence")
 _COLUMN = LongColumns("ImageID", "LabelName", "Confidence", "Source")

@@ -37,7 +37,7 @@ from labelsieve.data.tags.verified import (
 )
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.records import ImageSet
-from labelsieve.tag_set import TagSet, values_at
+from labelsieve.records.tag_set import TagSet, values_at
 
 
 def read_tags(

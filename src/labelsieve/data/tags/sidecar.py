@@ -12,7 +12,7 @@ import pyarrow as pa
 from labelsieve.data.tags.batches import read_text
 from labelsieve.data.tags.gather import Raw
 from labelsieve.records import ImageSet
-from labelsieve.tag_set import Form
+from labelsieve.records.tag_set import Form
 
 
 def read_sidecars(images: ImageSet) -> Raw | None:

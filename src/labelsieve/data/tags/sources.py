@@ -29,7 +29,7 @@ from labelsieve.data.tags.open_images import (
 from labelsieve.data.tags.sidecar import read_sidecars
 from labelsieve.errors import DataError
 from labelsieve.records import ImageSet
-from labelsieve.tag_set import Form, TagSet
+from labelsieve.records.tag_set import Form, TagSet
 
 _FORMS = (
     "a table (.csv, .tsv, .parquet) with a column `labels` of lists, or a column a tag of 0 and 1, "

@@ -16,7 +16,7 @@ from labelsieve.data.tags.gather import Listed, Pairs, Pile, Raw, Votes, codes, 
 from labelsieve.data.tags.lists import blank_to_null
 from labelsieve.data.tags.long import numbers
 from labelsieve.errors import DataError
-from labelsieve.tag_set import values_at
+from labelsieve.records.tag_set import values_at
 
 _WHO = ("who", "annotator", "user", "worker", "rater")
 _WHEN = ("when", "date", "time", "timestamp")

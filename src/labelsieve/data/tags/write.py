@@ -19,7 +19,7 @@ from labelsieve.data.tags.coco import load_coco
 from labelsieve.data.tags.write_tables import rewrite_table
 from labelsieve.errors import DataError
 from labelsieve.files import atomic, write_csv
-from labelsieve.tag_set import TagSet
+from labelsieve.records.tag_set import TagSet
 
 
 def write_tags(tag_set: TagSet, cleaned: csr_array, path: str | Path) -> tuple[str, ...]:

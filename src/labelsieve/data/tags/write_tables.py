@@ -25,7 +25,7 @@ from labelsieve.data.tags.gather import Rows, codes
 from labelsieve.data.tags.lists import blank_to_null
 from labelsieve.data.tags.long import HUMAN
 from labelsieve.data.tags.multi_hot import signs_of
-from labelsieve.tag_set import TagSet
+from labelsieve.records.tag_set import TagSet
 
 
 def rewrite_table(

@@ -30,8 +30,11 @@ from labelsieve.features.inference import clean_outputs
 from labelsieve.features.rows import Rows
 from labelsieve.features.shown import Views
 from labelsieve.features.weights import drawn_from
-from labelsieve.logs import EpochLog
-from labelsieve.loop import LearningRate, Training, train
+from labelsieve.loop.logs import EpochLog
+from labelsieve.loop.optimizers import Optimizer
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.runtime import Runtime, bare
+from labelsieve.loop.train import Training, train
 from labelsieve.methods.prism.embedder import Embedder, linear_head
 from labelsieve.methods.prism.filter import CleanFilter, Filter
 from labelsieve.methods.prism.objectives import (
@@ -42,8 +45,6 @@ from labelsieve.methods.prism.objectives import (
     optimizers_of,
 )
 from labelsieve.methods.prism.steps import Tally, embedding_step
-from labelsieve.optimizers import Optimizer
-from labelsieve.runtime import Runtime, bare
 
 __all__ = ["Embed", "Pairs", "Proxies", "TrainedEmbedding", "embed", "train_embedding"]
 

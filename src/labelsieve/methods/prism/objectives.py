@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from labelsieve.errors import ConfigError
 from labelsieve.features.bank import MemoryBank
 from labelsieve.features.weights import drawn_from
+from labelsieve.loop.optimizers import Optimizer, make_optimizers
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.prism.filter import CleanFilter
 from labelsieve.methods.prism.losses import InFloat32, Over, SoftTriple, contrastive_loss
-from labelsieve.optimizers import Optimizer, make_optimizers
-from labelsieve.runtime import Runtime
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of unit rows (n, D) and labels (n,): a scalar
 

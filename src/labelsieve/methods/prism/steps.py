@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from labelsieve.data.batches import Batch
 from labelsieve.features.contrast import Step, View
 from labelsieve.features.shown import WEAK
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.prism.filter import CleanFilter, Filtered
 from labelsieve.methods.prism.objectives import Kept, Objective
-from labelsieve.runtime import Runtime
 
 
 class Tally(nn.Module):

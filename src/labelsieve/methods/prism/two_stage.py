@@ -18,7 +18,8 @@ from torch import nn
 from labelsieve.data.batches import Source
 from labelsieve.errors import DataError
 from labelsieve.features.shown import Views
-from labelsieve.logs import EpochLog
+from labelsieve.loop.logs import EpochLog
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.prism.embedding import (
     Embed,
     Pairs,
@@ -29,7 +30,6 @@ from labelsieve.methods.prism.embedding import (
     train_embedding,
 )
 from labelsieve.methods.prism.offline import Offline, OfflineScores, score_offline
-from labelsieve.runtime import Runtime
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from labelsieve.data.batches import Source
 from labelsieve.errors import ConfigError
 from labelsieve.features.heads import ClusterHeads, width_of
 from labelsieve.features.inference import clean_of, clean_outputs
-from labelsieve.runtime import Runtime, bare
+from labelsieve.loop.runtime import Runtime, bare
 
 
 class Clusterer(nn.Module):

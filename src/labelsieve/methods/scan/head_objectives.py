@@ -11,16 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from labelsieve.checkpoints import Kept
 from labelsieve.errors import ConfigError
 from labelsieve.features.heads import ClusterHeads
-from labelsieve.loop import LearningRate, Training
+from labelsieve.loop.checkpoints import Kept
+from labelsieve.loop.optimizers import Average, Optimizer
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.runtime import Runtime, bare
+from labelsieve.loop.train import Training
 from labelsieve.methods.scan.losses import RunningMean, scan_loss
 from labelsieve.methods.scan.row_batches import RowBatch
 from labelsieve.methods.scan.scaled_heads import ScaledHeads, Scaling
 from labelsieve.methods.scan.temi import agreement_weights, temi_loss
-from labelsieve.optimizers import Average, Optimizer
-from labelsieve.runtime import Runtime, bare
 
 Step = Callable[[RowBatch], Mapping[str, Tensor]]
 

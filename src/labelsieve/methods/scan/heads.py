@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.heads import ClusterHeads
-from labelsieve.logs import EpochLog
-from labelsieve.loop import train
+from labelsieve.loop.logs import EpochLog
+from labelsieve.loop.optimizers import make_optimizers
+from labelsieve.loop.runtime import Runtime
+from labelsieve.loop.train import train
 from labelsieve.methods.scan.consensus import (
     agreements,
     aligned,
@@ -44,9 +46,7 @@ from labelsieve.methods.scan.health import Health, collapsed, health
 from labelsieve.methods.scan.row_batches import PairBatches
 from labelsieve.methods.scan.scaled_heads import ScaledHeads, Scaling, fit_scaling
 from labelsieve.methods.scan.selection import Best, Judge
-from labelsieve.optimizers import make_optimizers
 from labelsieve.records import Neighbors
-from labelsieve.runtime import Runtime
 
 __all__ = [
     "HeadTraining",

@@ -30,8 +30,11 @@ from labelsieve.features.contrast import Step, View
 from labelsieve.features.heads import ClusterHeads, width_of
 from labelsieve.features.inference import clean_of, take_statistics
 from labelsieve.features.weights import drawn_from
-from labelsieve.logs import EpochLog
-from labelsieve.loop import LearningRate, Training, train
+from labelsieve.loop.logs import EpochLog
+from labelsieve.loop.optimizers import Optimizer, make_optimizers
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.runtime import Runtime
+from labelsieve.loop.train import Training, train
 from labelsieve.methods.scan.clusterer import (
     Clusterer,
     as_trainable_as,
@@ -44,9 +47,7 @@ from labelsieve.methods.scan.clusterer import (
 from labelsieve.methods.scan.health import Health, health
 from labelsieve.methods.scan.losses import RunningMean, scan_loss
 from labelsieve.methods.scan.selection import Best, Judge, Watch
-from labelsieve.optimizers import Optimizer, make_optimizers
 from labelsieve.records import Neighbors
-from labelsieve.runtime import Runtime
 
 __all__ = [
     "ScanTraining",

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelsieve.clusters import Clusters
 from labelsieve.errors import ConfigError, DataError
+from labelsieve.records.clusters import Clusters
 
 
 def prototypes(

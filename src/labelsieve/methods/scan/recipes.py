@@ -16,13 +16,14 @@ from labelsieve.features import recipes as pretraining
 from labelsieve.features.dictionary import Dictionary
 from labelsieve.features.pretrain import Pretrain
 from labelsieve.features.refine import Refine
-from labelsieve.loop import LearningRate, Training
+from labelsieve.loop.optimizers import Optimizer
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.train import Training
 from labelsieve.methods.scan.heads import HeadTraining, Scaling, temi_heads
 from labelsieve.methods.scan.network import ScanTraining, adam
 from labelsieve.methods.scan.number import NumberSettings
 from labelsieve.methods.scan.self_labels import SelfLabels
 from labelsieve.neighbors.duplicates import Duplicates
-from labelsieve.optimizers import Optimizer
 
 
 @dataclass(frozen=True)

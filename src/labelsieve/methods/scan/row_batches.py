@@ -15,7 +15,7 @@ from torch import Tensor
 from labelsieve.data.draws import Draws, Stream
 from labelsieve.data.samplers import anchor_neighbor
 from labelsieve.errors import ConfigError
-from labelsieve.runtime import Runtime
+from labelsieve.loop.runtime import Runtime
 
 _DEVICE_SHARE = 0.5  # of a GPU's free memory; rows of at most this size are kept there
 

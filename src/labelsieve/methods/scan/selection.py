@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from labelsieve.errors import ConfigError, DataError
+from labelsieve.loop.runtime import bare
 from labelsieve.methods.scan.health import Health, collapsed
 from labelsieve.methods.scan.losses import validation_loss
 from labelsieve.records import Neighbors
-from labelsieve.runtime import bare
 
 _COME_AND_GO = 0.02  # of the clusters
 

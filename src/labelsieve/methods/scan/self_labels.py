@@ -24,8 +24,10 @@ from labelsieve.errors import ConfigError
 from labelsieve.features.contrast import Step
 from labelsieve.features.heads import ClusterHeads
 from labelsieve.features.inference import clean_of, take_statistics
-from labelsieve.logs import EpochLog
-from labelsieve.loop import Training, train
+from labelsieve.loop.logs import EpochLog
+from labelsieve.loop.optimizers import Average, make_optimizers
+from labelsieve.loop.runtime import Runtime
+from labelsieve.loop.train import Training, train
 from labelsieve.methods.scan.beliefs import Beliefs
 from labelsieve.methods.scan.clusterer import (
     Clusterer,
@@ -39,9 +41,7 @@ from labelsieve.methods.scan.health import Health, health
 from labelsieve.methods.scan.losses import Confident, confident, most_confident, self_label_loss
 from labelsieve.methods.scan.network import TrainedScan, adam, check_rows, view_of
 from labelsieve.methods.scan.selection import Best, Watch
-from labelsieve.optimizers import Average, make_optimizers
 from labelsieve.records import Neighbors
-from labelsieve.runtime import Runtime
 
 Progress = Callable[[int, int], None]  # batches done, batches in all
 Teacher = Callable[[Tensor], Tensor]  # (B, 3, S, S) to logits (1, B, C)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from labelsieve.errors import ConfigError
 from labelsieve.features.heads import Classifier, ProjectionHead, width_of
-from labelsieve.optimizers import Average
-from labelsieve.runtime import Runtime
+from labelsieve.loop.optimizers import Average
+from labelsieve.loop.runtime import Runtime
 
 
 class Answers(NamedTuple):

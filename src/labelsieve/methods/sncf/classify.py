@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from labelsieve.checkpoints import Kept
 from labelsieve.data.augment import Contrastive, Weak
 from labelsieve.data.batches import Batches, Source
 from labelsieve.errors import ConfigError, DataError
@@ -26,8 +25,12 @@ from labelsieve.features.heads import Classifier, ProjectionHead, small_head, sn
 from labelsieve.features.shown import Views
 from labelsieve.features.twins import twins_of
 from labelsieve.features.weights import drawn_from
-from labelsieve.logs import EpochLog
-from labelsieve.loop import LearningRate, Training, train
+from labelsieve.loop.checkpoints import Kept
+from labelsieve.loop.logs import EpochLog
+from labelsieve.loop.optimizers import Average, Optimizer, make_optimizers
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.runtime import Runtime
+from labelsieve.loop.train import Training, train
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.classifier import NoisyClassifier, Prepared, Trunk, averaged
 from labelsieve.methods.sncf.dividemix import DivideMix
@@ -36,9 +39,7 @@ from labelsieve.methods.sncf.plain_training import Plain
 from labelsieve.methods.sncf.predictor import Predictor
 from labelsieve.methods.sncf.robust_training import Robust
 from labelsieve.methods.sncf.work import Phase, Work
-from labelsieve.optimizers import Average, Optimizer, make_optimizers
 from labelsieve.records import Verdict
-from labelsieve.runtime import Runtime
 
 Progress = Callable[[int, int], None]  # batches done, batches in all
 LogOf = Callable[[str], EpochLog]  # the log of a phase, by its name

@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from labelsieve.data.batches import Source
 from labelsieve.features.inference import clean_outputs, take_statistics
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.sncf.classifier import Trunk
-from labelsieve.runtime import Runtime
 
 
 class Predictor:

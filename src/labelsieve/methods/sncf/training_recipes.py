@@ -13,13 +13,14 @@ from typing import Literal, get_args
 from labelsieve.data.augment import Contrastive, Weak
 from labelsieve.errors import ConfigError, did_you_mean
 from labelsieve.features.recipes import cpu as cpu_pretraining
-from labelsieve.loop import LearningRate, Training
+from labelsieve.loop.optimizers import Optimizer
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.train import Training
 from labelsieve.methods.sncf.classify import Classify, sgd
 from labelsieve.methods.sncf.dividemix import DivideMix
 from labelsieve.methods.sncf.paper_training import Paper
 from labelsieve.methods.sncf.plain_training import Plain
 from labelsieve.methods.sncf.robust_training import Robust
-from labelsieve.optimizers import Optimizer
 
 Objective = Robust | Paper | Plain | DivideMix
 Rows = Literal["features", "images"]

@@ -22,16 +22,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labelsieve.checkpoints import Kept
 from labelsieve.data.samplers import Sampler
 from labelsieve.data.sources import Source
 from labelsieve.features.contrast import Step
 from labelsieve.features.shown import Views
-from labelsieve.loop import LearningRate, Training
+from labelsieve.loop.checkpoints import Kept
+from labelsieve.loop.optimizers import Average
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.runtime import Runtime
+from labelsieve.loop.train import Training
 from labelsieve.methods.sncf.beliefs import Beliefs
 from labelsieve.methods.sncf.classifier import Prepared
-from labelsieve.optimizers import Average
-from labelsieve.runtime import Runtime
 
 
 class Work(NamedTuple):

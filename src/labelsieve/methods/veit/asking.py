@@ -17,8 +17,8 @@ from labelsieve.data.batches import Batches, Source
 from labelsieve.data.samplers import in_order
 from labelsieve.features.inference import in_mode
 from labelsieve.features.tag_batch import TagBatch, pair_places, tag_batch
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.veit.network import TagNet
-from labelsieve.runtime import Runtime
 
 Progress = Callable[[int, int], None]  # images done, in all
 # of a block: its asserted pairs, their places among all P, features (B, D), logits (B, C) -> (n,)

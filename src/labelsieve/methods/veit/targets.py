@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from labelsieve.errors import ConfigError
-from labelsieve.tag_set import values_at
+from labelsieve.records.tag_set import values_at
 
 Unverified = Literal["noisy", "absent", "ignore"]
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from labelsieve.data.batches import Source
 from labelsieve.features.tag_batch import TagBatch
+from labelsieve.loop.runtime import Runtime
 from labelsieve.methods.veit.asking import (
     PairAnswer,
     own_probability,
@@ -28,7 +29,6 @@ from labelsieve.methods.veit.asking import (
 from labelsieve.methods.veit.network import GateCleaner, LabelCleaner, TagNet
 from labelsieve.methods.veit.objectives.gated import gate_answer
 from labelsieve.methods.veit.relations import Relation
-from labelsieve.runtime import Runtime
 
 _TIES = 1e-3  # share of the tagger's word in what a clipped cleaner says, which has many ties
 

@@ -24,7 +24,10 @@ from labelsieve.data.batches import Source, of_rows
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.features.rows import Rows
 from labelsieve.features.shown import Views, row_views
-from labelsieve.loop import LearningRate, Training
+from labelsieve.loop.optimizers import Optimizer
+from labelsieve.loop.rates import LearningRate
+from labelsieve.loop.runtime import Runtime
+from labelsieve.loop.train import Training
 from labelsieve.methods.veit.asking import blocks, own_logit, pair_answers
 from labelsieve.methods.veit.baseline import learn_asserted, new_net
 from labelsieve.methods.veit.network import TagNet
@@ -43,8 +46,6 @@ from labelsieve.methods.veit.targets import (
 )
 from labelsieve.methods.veit.trained_tagger import TrainedTagger, keep_answer
 from labelsieve.methods.veit.work import Learned, LogOf, Progress, Work
-from labelsieve.optimizers import Optimizer
-from labelsieve.runtime import Runtime
 
 
 class Tags(Protocol):

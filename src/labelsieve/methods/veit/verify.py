@@ -22,7 +22,7 @@ from scipy.sparse import csr_array
 
 from labelsieve.errors import ConfigError, DataError
 from labelsieve.files import write_csv
-from labelsieve.tag_set import values_at
+from labelsieve.records.tag_set import values_at
 
 RANDOM_SHARE = 0.3  # of the questions
 LEAST_GAIN = 0.005  # of a learning curve that still rises

@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from labelsieve.checkpoints import Kept
 from labelsieve.data.batches import Batch, Batches, Source
 from labelsieve.data.samplers import Sampler
 from labelsieve.features.contrast import Step
 from labelsieve.features.shown import WEAK, Views
 from labelsieve.features.tag_batch import TagBatch, tag_batch
 from labelsieve.features.tag_heads import GateCleaner, LabelCleaner
-from labelsieve.logs import EpochLog
-from labelsieve.loop import AfterEpoch, Training, train
+from labelsieve.loop.checkpoints import Kept
+from labelsieve.loop.logs import EpochLog
+from labelsieve.loop.optimizers import make_optimizers
+from labelsieve.loop.runtime import Runtime
+from labelsieve.loop.train import AfterEpoch, Training, train
 from labelsieve.methods.veit.batches import for_updates
 from labelsieve.methods.veit.network import TagNet
 from labelsieve.methods.veit.targets import Unverified
-from labelsieve.optimizers import make_optimizers
-from labelsieve.runtime import Runtime
 
 Progress = Callable[[int, int], None]  # batches done, batches in all
 LogOf = Callable[[str], EpochLog]  # the log of a phase, by its name

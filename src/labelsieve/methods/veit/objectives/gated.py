@@ -22,7 +22,6 @@ from scipy.special import expit
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from labelsieve.checkpoints import Kept
 from labelsieve.data.batches import Batch, Source, of_rows
 from labelsieve.data.draws import batch_generator
 from labelsieve.data.samplers import shuffled
@@ -31,7 +30,10 @@ from labelsieve.features.contrast import Step
 from labelsieve.features.tag_batch import TagBatch, pair_places
 from labelsieve.features.tag_heads import GateCleaner, GateShape, widest
 from labelsieve.features.weights import drawn_from
-from labelsieve.loop import LearningRate, Shape, Training
+from labelsieve.loop.checkpoints import Kept
+from labelsieve.loop.optimizers import Optimizer, make_optimizers
+from labelsieve.loop.rates import LearningRate, Shape
+from labelsieve.loop.train import Training
 from labelsieve.methods.veit.asking import PairAnswer, blocks, pair_answers
 from labelsieve.methods.veit.baseline import unseen_logits
 from labelsieve.methods.veit.network import TagNet
@@ -40,8 +42,7 @@ from labelsieve.methods.veit.objectives.plain import both_kinds, tagger_step
 from labelsieve.methods.veit.stopping import folds, stretched
 from labelsieve.methods.veit.targets import only_rows, overruled
 from labelsieve.methods.veit.work import Learned, Work, numbers
-from labelsieve.optimizers import Optimizer, make_optimizers
-from labelsieve.tag_set import values_at
+from labelsieve.records.tag_set import values_at
 
 LEAST_PAIRS = 20  # verified asserted pairs, for a look at held-out ones
 _LOOKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # after how many passes

@@ -17,11 +17,11 @@ from labelsieve.features.contrast import Step
 from labelsieve.features.heads import width_of
 from labelsieve.features.tag_heads import CleanerShape, LabelCleaner
 from labelsieve.features.weights import drawn_from
+from labelsieve.loop.runtime import bare
 from labelsieve.methods.veit.losses import cleaning_loss, dense_cross_entropy
 from labelsieve.methods.veit.network import TagNet
 from labelsieve.methods.veit.objectives.plain import both_kinds, known_pairs
 from labelsieve.methods.veit.work import Learned, Work, numbers
-from labelsieve.runtime import bare
 
 MANY_TAGS = 1000  # from as many on, a cleaner is wide
 

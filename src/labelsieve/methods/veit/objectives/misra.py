@@ -14,10 +14,10 @@ from labelsieve.data.samplers import shuffled
 from labelsieve.features.heads import width_of
 from labelsieve.features.tag_heads import Tagger
 from labelsieve.features.weights import drawn_from
+from labelsieve.loop.runtime import bare
 from labelsieve.methods.veit.losses import relevance_cross_entropy, relevance_probability
 from labelsieve.methods.veit.network import TagNet
 from labelsieve.methods.veit.work import Learned, Work, numbers
-from labelsieve.runtime import bare
 
 _NAMED_IF_THERE, _NAMED_IF_NOT = 2.0, -4.0  # logits that training begins with: .88 and .02
 

@@ -1,0 +1,1 @@
+"""The audit: its stages in order, what it would cost, and findings of all images."""

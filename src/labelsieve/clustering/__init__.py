@@ -1,0 +1,1 @@
+"""Clustering: images without labels, from rows or a network to clusters."""
