@@ -28,7 +28,7 @@ from labelsieve.methods.scan.recipes import RECIPES, Cluster
 from labelsieve.methods.scan.self_labels import SelfLabels
 from labelsieve.records import Features
 from labelsieve.records.clusters import Clusters, Part
-from labelsieve.run import OUTPUTS
+from labelsieve.run.outputs import OUTPUTS
 from labelsieve.stages import representation
 from labelsieve.stages.inputs import Inputs
 from made_digits import FAST, digit_files, table, tiny_cluster, tiny_heads

@@ -47,7 +47,7 @@ from labelsieve.records.tag_findings import IMAGE_SCHEMA, PAIR_SCHEMA, TagVerdic
 from labelsieve.records.tag_set import Family
 from labelsieve.report.tag_rows import rows_to_arrow
 from labelsieve.retrieval.settings import retrieve_recipe
-from labelsieve.run import DEMO_OUTPUTS, OUTPUTS
+from labelsieve.run.outputs import DEMO_OUTPUTS, OUTPUTS
 from labelsieve.tagging import tag as tagging
 from labelsieve.tagging.settings import Tag, tagging_recipe
 

@@ -22,7 +22,7 @@ from labelsieve.records import Features, Findings, Verdict
 from labelsieve.retrieval import job, nearest
 from labelsieve.retrieval import retrieve as retrieving
 from labelsieve.retrieval.settings import model_of, recipe_of, retrieve_recipe
-from labelsieve.run import OUTPUTS
+from labelsieve.run.outputs import OUTPUTS
 from made_digits import digit_files
 from made_training import N_IMAGES, about, done, refusal, rows_of_csv, run, set_
 

@@ -37,7 +37,7 @@ def test_a_resumed_run_adds_up_what_its_stages_took_and_says_how_often_it_was_re
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     took = iter([10.0, 15.0, 20.0, 20.5])
-    monkeypatch.setattr("labelsieve.run.time.perf_counter", lambda: next(took))
+    monkeypatch.setattr("labelsieve.run.folder.time.perf_counter", lambda: next(took))
     with Run.open(tmp_path, "audit", SETTINGS) as run, run.stage("fit"):
         pass
     assert "n_resumed" not in run.about

@@ -23,7 +23,7 @@ from labelsieve.records.tag_findings import Tagged, TagVerdict
 from labelsieve.records.tag_set import Form, TagSet, values_at
 from labelsieve.records.tagged_images import TaggedImages
 from labelsieve.report.tag_metrics import score_tags
-from labelsieve.run import OUTPUTS, REPLACED
+from labelsieve.run.outputs import OUTPUTS, REPLACED
 from labelsieve.tagging import kept, rounds, written
 from labelsieve.tagging import tag as tagging
 from labelsieve.tagging.settings import Tag, Wanted, recipe_of, tagging_recipe

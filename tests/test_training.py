@@ -24,7 +24,7 @@ from labelsieve.loop.logs import EpochLog
 from labelsieve.methods.sncf.training_recipes import MODELS, OBJECTIVES
 from labelsieve.records import Findings, Verdict
 from labelsieve.records.predictions import Predictions
-from labelsieve.run import OUTPUTS
+from labelsieve.run.outputs import OUTPUTS
 from labelsieve.stages import representation
 from labelsieve.stages.inputs import Inputs
 from labelsieve.training import job as training_job

@@ -26,7 +26,8 @@ from labelsieve.files import atomic
 from labelsieve.methods.veit.verify import Round, drawn, stopping_advice
 from labelsieve.records.tag_set import TagSet, compact, values_at
 from labelsieve.report.tag_page import QUESTIONS_FILE
-from labelsieve.run import REPLACED, flat
+from labelsieve.run import flat
+from labelsieve.run.outputs import REPLACED
 from labelsieve.stages.makers import DICTIONARY
 from labelsieve.stages.trained import PRETEXT
 from labelsieve.tagging.job import FEATURES, Job
